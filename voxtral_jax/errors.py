@@ -1,0 +1,33 @@
+"""Every error that voxtral_jax raises on purpose.
+
+All derive from `VoxtralError`, so that a caller can tell a mistake in what it gave us from a bug.
+Messages are sentences: what was wrong, what was expected, what to do.
+"""
+
+
+class VoxtralError(Exception):
+    """Base of all errors raised on purpose by this library."""
+
+
+class ConfigError(VoxtralError, ValueError):
+    """A `params.json` (or a configuration object) is missing, malformed or contradictory."""
+
+
+class CheckpointError(VoxtralError, ValueError):
+    """A checkpoint is missing, corrupt, or its keys or shapes do not fit the configuration."""
+
+
+class VoiceError(VoxtralError, ValueError):
+    """A voice is unknown, unreadable, or made for a model of another width."""
+
+
+class AudioError(VoxtralError, ValueError):
+    """Reference audio cannot be used, or audio cannot be written in the format asked for."""
+
+
+class TextError(VoxtralError, ValueError):
+    """The text is empty, too long, or cannot be tokenised."""
+
+
+class RequestError(VoxtralError, ValueError):
+    """A synthesis option is out of its range, or options contradict each other."""
