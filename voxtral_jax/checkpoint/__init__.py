@@ -1,0 +1,1 @@
+"""Checkpoints and voices of the released layout."""

@@ -1,0 +1,175 @@
+"""Reads and writes the weights of the released layout (`consolidated.safetensors`).
+
+A weight goes from the memory-mapped file straight to its place on the devices, shard by shard: the
+host never holds more than one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes  # noqa: F401  (teaches numpy the bfloat16 that safetensors asks it for)
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from voxtral_jax.codec import encoder_places
+from voxtral_jax.config import VoxtralConfig
+from voxtral_jax.errors import CheckpointError
+from voxtral_jax.flow.model import time_frequencies
+from voxtral_jax.parameters import PREFIXES, Params, abstract_params, checkpoint_key, leaves, unflatten
+from voxtral_jax.sharding import Rules
+
+WEIGHTS_FILE = "consolidated.safetensors"
+TIME_FREQUENCIES = "acoustic_transformer.time_embedding.inv_freq"
+"""A buffer that some checkpoints leave out; it is then computed."""
+CODEC_DTYPE = jnp.float32
+"""The codec always computes in float32: bfloat16's 8 bits are noise at -50 dB in a waveform."""
+NAMED_IN_ERRORS = 5
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="numpy")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = sorted(names)
+    shown = ", ".join(names[:NAMED_IN_ERRORS])
+    more = len(names) - NAMED_IN_ERRORS
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _sources(files: Sequence[Path]) -> dict[str, tuple[Path, Any]]:
+    """Key -> (file, slice) over all files; keys of an encoder file may lack the codec's prefix."""
+    sources: dict[str, tuple[Path, Any]] = {}
+    for number, path in enumerate(files):
+        handle = _open(path)
+        for key in handle.keys():
+            prefix = PREFIXES["codec"]
+            bare = number > 0 and not key.startswith(prefix)
+            sources[prefix + key if bare else key] = (path, handle.get_slice(key))
+    return sources
+
+
+def load_params(
+    config: VoxtralConfig,
+    files: Sequence[Path],
+    *,
+    dtype: jnp.dtype,
+    rules: Rules | None = None,
+) -> Params:
+    """Loads weights onto the devices.
+
+    Args:
+        config: says which keys and shapes there must be.
+        files: safetensors files; a second one supplies the codec's encoder.
+        dtype: of the decoder and the flow; the codec is float32.
+        rules: where each weight lies on a mesh; the default device without.
+
+    Returns:
+        The tree of `voxtral_jax.parameters`, without the codec's encoder if no file has it.
+
+    Raises:
+        CheckpointError: a file is unreadable, or keys or shapes do not fit `config`.
+    """
+    sources = _sources(files)
+    encoder = {place.name for place in encoder_places(config.codec)}
+    expected = {path: leaf for path, leaf in leaves(abstract_params(config))}
+    has_encoder = any(
+        checkpoint_key(path) in sources for path in expected if path[1] in encoder
+    )
+    if not has_encoder:
+        expected = {path: leaf for path, leaf in expected.items() if path[1] not in encoder}
+    _check_keys(expected, sources, files)
+
+    flat = {}
+    for path, leaf in expected.items():
+        shape, key = leaf.value.shape, checkpoint_key(path)
+        if key == TIME_FREQUENCIES and key not in sources:
+            flat[path] = time_frequencies(config.flow.dim)
+            continue
+        source, view = sources[key]
+        sharding: Sharding = (
+            rules.sharding(leaf.names, shape)
+            if rules is not None
+            else SingleDeviceSharding(jax.devices()[0])
+        )
+        kind = CODEC_DTYPE if path[0] == "codec" else dtype
+        read = _reader(view, np.dtype(kind), source)
+        flat[path] = jax.make_array_from_callback(shape, sharding, read)
+    return unflatten(flat)
+
+
+def _reader(view: Any, dtype: np.dtype, source: Path) -> Callable[[Any], np.ndarray]:
+    def read(index: tuple[slice, ...]) -> np.ndarray:
+        try:
+            return np.asarray(view[index]).astype(dtype)
+        except SafetensorError as error:
+            raise CheckpointError(f"{source} is truncated or corrupt: {error}") from None
+
+    return read
+
+
+def _check_keys(
+    expected: dict[tuple[str, ...], Any],
+    sources: dict[str, tuple[Path, Any]],
+    files: Sequence[Path],
+) -> None:
+    names = " + ".join(str(path) for path in files)
+    keys = {checkpoint_key(path): leaf for path, leaf in expected.items()}
+    if missing := keys.keys() - sources.keys() - {TIME_FREQUENCIES}:
+        raise CheckpointError(
+            f"{names}: {len(missing)} of {len(keys)} weights are missing: {_listed(missing)}"
+        )
+    if extra := sources.keys() - keys.keys():
+        raise CheckpointError(
+            f"{names}: {len(extra)} keys fit no weight of params.json: {_listed(extra)}"
+        )
+    wrong = []
+    for key in keys.keys() & sources.keys():
+        found, wanted = list(sources[key][1].get_shape()), list(keys[key].value.shape)
+        if found != wanted:
+            wrong.append(f"{key} is {found}, params.json makes it {wanted}")
+    if wrong:
+        raise CheckpointError(f"{names}: {len(wrong)} weights have wrong shapes: {_listed(wrong)}")
+
+
+def has_encoder(params: Params) -> bool:
+    """Whether the codec's encoder is among the weights, so that recordings can be encoded."""
+    return "input_proj" in params["codec"]
+
+
+def save_params(path: str | os.PathLike[str], config: VoxtralConfig, params: Params) -> None:
+    """Writes weights (as `load_params` returns them) in bfloat16, replacing the file in one step.
+
+    Raises:
+        CheckpointError: the tree does not fit `config`.
+    """
+    path = Path(path)
+    expected = dict(leaves(abstract_params(config, encoder=has_encoder(params))))
+    given = dict(leaves(params))
+    if expected.keys() != given.keys():
+        odd = {checkpoint_key(p) for p in expected.keys() ^ given.keys()}
+        raise CheckpointError(f"weights do not fit the configuration: {_listed(odd)}")
+    tensors = {}
+    for key, leaf in given.items():
+        if leaf.shape != expected[key].value.shape:
+            raise CheckpointError(f"{checkpoint_key(key)} has shape {leaf.shape}")
+        tensors[checkpoint_key(key)] = np.asarray(leaf.astype(jnp.bfloat16))
+    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""The AR decoder: embeddings, transformer layers with a key/value cache, final norm.
+
+Checkpoint keys: `layers.N.*`, `norm.weight`, `mm_audio_embeddings.*`. There are no text logits: the
+hidden state goes to the heads in `voxtral_jax.flow`.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from voxtral_jax.config import AudioModelConfig, VoxtralConfig
+from voxtral_jax.nn.linear import Embedding, RMSNorm
+from voxtral_jax.nn.positions import rotate
+from voxtral_jax.nn.transformer import LayerConfig, TransformerLayer
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of B sequences, one array a layer, so that each is updated in place.
+
+    Attributes:
+        keys, values: for each layer `[B, L, G, head]`; what lies at and beyond a sequence's
+            length is garbage that its next tokens overwrite before they look at it.
+    """
+
+    keys: tuple[Float[Array, "B L G head"], ...]
+    values: tuple[Float[Array, "B L G head"], ...]
+
+    @classmethod
+    def empty(cls, config: VoxtralConfig, batch: int, length: int, dtype: jnp.dtype) -> KVCache:
+        """A cache for `batch` sequences of up to `length` tokens."""
+        shape = (batch, length, config.n_kv_heads, config.head_dim)
+        keys, values = (
+            tuple(jnp.zeros(shape, dtype) for _ in range(config.n_layers)) for _ in range(2)
+        )
+        return cls(keys, values)
+
+
+class CodebookEmbeddings(nn.Module):
+    """One table for all codebooks; codebook k starts at the sum of the sizes before it."""
+
+    config: AudioModelConfig
+    dim: int
+
+    def setup(self) -> None:
+        self.embeddings = Embedding(self.config.embedding_rows, self.dim, (None, "embed"))
+
+    def __call__(self, tokens: Int[Array, "*batch K"]) -> Float[Array, "*batch D"]:
+        """Sum of the K rows, added up in float32."""
+        rows = self.embeddings(tokens + jnp.asarray(self.config.codebook_offsets, jnp.int32))
+        return jnp.sum(rows.astype(jnp.float32), axis=-2).astype(rows.dtype)
+
+
+class InputEmbeddings(nn.Module):
+    """Text and audio embeddings."""
+
+    config: VoxtralConfig
+
+    def setup(self) -> None:
+        c = self.config
+        self.tok_embeddings = Embedding(c.vocab_size, c.dim, ("vocab", "embed"))
+        self.audio_codebook_embeddings = CodebookEmbeddings(c.audio, c.dim)
+
+
+class Decoder(nn.Module):
+    """The decoder; activations have the type of the embeddings."""
+
+    config: VoxtralConfig
+
+    def setup(self) -> None:
+        c = self.config
+        layer = LayerConfig(
+            dim=c.dim,
+            n_heads=c.n_heads,
+            n_kv_heads=c.n_kv_heads,
+            head_dim=c.head_dim,
+            hidden_dim=c.hidden_dim,
+            norm_eps=c.norm_eps,
+        )
+        self.mm_audio_embeddings = InputEmbeddings(c)
+        self.layers = [TransformerLayer(layer) for _ in range(c.n_layers)]
+        self.norm = RMSNorm(c.norm_eps)
+
+    def embed_text(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:
+        """Embeddings of text tokens."""
+        return self.mm_audio_embeddings.tok_embeddings(ids)
+
+    def embed_audio(self, tokens: Int[Array, "*batch K"]) -> Float[Array, "*batch D"]:
+        """Embedding of a frame of audio tokens (codes with offset)."""
+        return self.mm_audio_embeddings.audio_codebook_embeddings(tokens)
+
+    def extend(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        cache: KVCache,
+        span: int,
+    ) -> tuple[Float[Array, "B T D"], KVCache]:
+        """Appends T tokens (prefill: the prompt; decode step: one) to the sequences.
+
+        Args:
+            x: input embeddings.
+            positions: place of each token in its sequence and in the cache.
+            cache: of the tokens before.
+            span: how much of the cache to look at, at least the last position + 1.
+
+        Returns:
+            Hidden states after the final norm, and the cache with the tokens added.
+        """
+        rows = jnp.arange(x.shape[0])[:, None]
+        visible = jnp.arange(span)[None, None, None] <= positions[:, None, :, None]
+        keys, values = [], []
+
+        for layer, old_keys, old_values in zip(self.layers, cache.keys, cache.values, strict=True):
+
+            def attend(
+                q: Array,
+                k: Array,
+                v: Array,
+                old_keys: Array = old_keys,
+                old_values: Array = old_values,
+            ) -> tuple[Array, tuple[Array, Array]]:
+                theta = self.config.rope_theta
+                q, k = rotate(q, positions, theta), rotate(k, positions, theta)
+                k = old_keys.at[rows, positions].set(k.astype(old_keys.dtype), mode="drop")
+                v = old_values.at[rows, positions].set(v.astype(old_values.dtype), mode="drop")
+                y = jax.nn.dot_product_attention(q, k[:, :span], v[:, :span], mask=visible)
+                return y, (k, v)
+
+            x, (new_keys, new_values) = layer(x, attend)
+            keys.append(new_keys)
+            values.append(new_values)
+        return self.norm(x), KVCache(tuple(keys), tuple(values))
+
+    def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+        """Hidden states of plain token sequences; touches every weight, so `init` makes them all."""
+        batch, count = ids.shape
+        x = self.embed_text(ids)
+        x = x + 0 * self.embed_audio(jnp.zeros((1, self.config.audio.n_codebooks), jnp.int32))
+        positions = jnp.broadcast_to(jnp.arange(count), (batch, count))
+        cache = KVCache.empty(self.config, batch, count, x.dtype)
+        return self.extend(x, positions, cache, count)[0]

@@ -1,0 +1,1 @@
+"""Layers that the codec, the decoder and the flow share."""

@@ -1,0 +1,78 @@
+"""Linear map, embedding table and RMS norm, with the names and layouts of the checkpoint.
+
+Every weight is declared once, here or beside its use, with shape, initialiser and logical axes
+(`voxtral_jax.sharding`); initialisation, checkpoint keys and sharding follow from the declaration.
+A parameter's path is its checkpoint key.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from voxtral_jax.sharding import Axes
+
+
+class Linear(nn.Module):
+    """`y = x W^T` without bias; `weight` is `[features, inputs]`, as in the checkpoint.
+
+    Attributes:
+        features: size of the output.
+        axes: logical axes of `weight`, output first.
+    """
+
+    features: int
+    axes: Axes = (None, None)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+        weight = self.param(
+            "weight",
+            nn.with_partitioning(init, self.axes),
+            (self.features, x.shape[-1]),
+        )
+        return jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+
+
+class Embedding(nn.Module):
+    """Table of `rows` vectors; `weight` is `[rows, dim]`."""
+
+    rows: int
+    dim: int
+    axes: Axes = (None, None)
+
+    @nn.compact
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+        init = nn.initializers.normal(0.02)
+        weight = self.param("weight", nn.with_partitioning(init, self.axes), (self.rows, self.dim))
+        return jnp.take(weight, ids, axis=0)
+
+
+class RMSNorm(nn.Module):
+    """`x / rms(x) * weight` over the last axis, computed in float32."""
+
+    eps: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        weight = self.param(
+            "weight", nn.with_partitioning(nn.initializers.ones, (None,)), (x.shape[-1],)
+        )
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
+        return (wide * weight.astype(jnp.float32)).astype(x.dtype)
+
+
+class SwiGLU(nn.Module):
+    """Feed-forward `w2(silu(w1 x) * w3 x)` of inner width `hidden`."""
+
+    hidden: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+        gate = Linear(self.hidden, ("mlp", "embed"), name="w1")(x)
+        up = Linear(self.hidden, ("mlp", "embed"), name="w3")(x)
+        return Linear(x.shape[-1], ("embed", "mlp"), name="w2")(jax.nn.silu(gate) * up)
