@@ -23,7 +23,14 @@ from voxtral_jax.codec import encoder_places
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.flow.model import time_frequencies
-from voxtral_jax.parameters import PREFIXES, Params, abstract_params, checkpoint_key, leaves, unflatten
+from voxtral_jax.parameters import (
+    PREFIXES,
+    Params,
+    abstract_params,
+    checkpoint_key,
+    leaves,
+    unflatten,
+)
 from voxtral_jax.sharding import Rules
 
 WEIGHTS_FILE = "consolidated.safetensors"
@@ -86,9 +93,7 @@ def load_params(
     sources = _sources(files)
     encoder = {place.name for place in encoder_places(config.codec)}
     expected = {path: leaf for path, leaf in leaves(abstract_params(config))}
-    has_encoder = any(
-        checkpoint_key(path) in sources for path in expected if path[1] in encoder
-    )
+    has_encoder = any(checkpoint_key(path) in sources for path in expected if path[1] in encoder)
     if not has_encoder:
         expected = {path: leaf for path, leaf in expected.items() if path[1] not in encoder}
     _check_keys(expected, sources, files)

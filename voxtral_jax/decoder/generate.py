@@ -137,7 +137,9 @@ def make_frame(
         table: from `voxtral_jax.flow.time_table`.
     """
     audio = config.audio
-    logits = FlowHead(audio).apply({"params": params["flow"]}, state.hidden, method="semantic_logits")
+    logits = FlowHead(audio).apply(
+        {"params": params["flow"]}, state.hidden, method="semantic_logits"
+    )
     too_early = state.frames < requests.least_frames
     logits = logits.at[:, END_AUDIO].set(jnp.where(too_early, MASKED, logits[:, END_AUDIO]))
     semantic = choose_semantic(logits, requests, state.frames)

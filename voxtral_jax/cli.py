@@ -1,0 +1,214 @@
+"""The command line: parse, call the library, print. `infer.py` and the console script `voxtral`."""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voxtral_jax.errors import RequestError, TextError, VoxtralError
+
+if TYPE_CHECKING:
+    from voxtral_jax.model import Model
+    from voxtral_jax.speech import Speech
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+STDOUT = "-"
+
+
+def _say(message: str) -> None:
+    """To stderr: stdout belongs to the audio."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@app.command()
+def speak(
+    text: Annotated[str | None, typer.Option(help="What to say.")] = None,
+    text_file: Annotated[
+        Path | None, typer.Option(help="File with what to say (UTF-8); - is stdin.")
+    ] = None,
+    ref: Annotated[Path | None, typer.Option(help="Recording to clone, 1 to 60 s.")] = None,
+    voice: Annotated[
+        str | None, typer.Option(help="Preset voice, or a saved .safetensors voice.")
+    ] = None,
+    list_voices: Annotated[bool, typer.Option(help="List the preset voices and exit.")] = False,
+    model: Annotated[
+        str, typer.Option(help="Directory of a model, or a hub id.")
+    ] = "mistralai/Voxtral-4B-TTS-2603",
+    encoder_weights: Annotated[
+        Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Output file, or - for stdout (default: speech.wav).")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="wav, flac, ogg, opus, mp3 or pcm (default: the suffix).")
+    ] = None,
+    stream: Annotated[
+        bool, typer.Option(help="Play while speaking; with --out - write to stdout meanwhile.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same audio.")] = 0,
+    guidance: Annotated[float, typer.Option(help="Guidance of the flow; 1 is none.")] = 1.2,
+    steps: Annotated[int | None, typer.Option(help="Flow steps (default: the model's).")] = None,
+    solver: Annotated[str, typer.Option(help="euler or midpoint.")] = "euler",
+    temperature: Annotated[float, typer.Option(help="Of the semantic code; 0: likeliest.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Share of the probability drawn from.")] = 1.0,
+    max_seconds: Annotated[float | None, typer.Option(help="Cut the speech after.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32 or bfloat16 (default: by device).")
+    ] = None,
+    raw_text: Annotated[bool, typer.Option(help="Do not clean up the text.")] = False,
+    save_voice: Annotated[
+        Path | None, typer.Option(help="Also save the voice of --ref here (.safetensors).")
+    ] = None,
+) -> None:
+    """Speaks a text with a preset voice or a cloned one."""
+    if list_voices:
+        from voxtral_jax.checkpoint.download import find_model
+        from voxtral_jax.voice import voice_files
+
+        for name in sorted(voice_files(find_model(model))):
+            print(name)
+        return
+    what = _text(text, text_file)
+    if save_voice is not None and ref is None:
+        raise RequestError("--save-voice needs --ref, the recording whose voice is saved")
+    if stream and out not in (None, STDOUT):
+        raise RequestError("--stream plays or writes to stdout (--out -); leave it out for a file")
+    if not stream:
+        # Before the model loads: a wrong name or format should cost nothing.
+        from voxtral_jax.audio import check_output
+
+        check_output(out or "speech.wav", format)
+
+    begun = time.perf_counter()
+    from voxtral_jax import enable_compilation_cache, load_model, make_voice
+
+    enable_compilation_cache()
+    loaded = load_model(model, dtype=dtype, encoder_weights=encoder_weights)
+    speaker = _voice(loaded, voice, ref)
+    if ref is not None:
+        speaker = make_voice(loaded, ref)
+        if save_voice is not None:
+            speaker.save(save_voice)
+    _say(f"loaded {loaded.source} in {time.perf_counter() - begun:.1f} s")
+    options: dict[str, Any] = {
+        "voice": speaker,
+        "seed": seed,
+        "guidance": guidance,
+        "steps": steps,
+        "solver": solver,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_seconds": max_seconds,
+        "normalize_text": not raw_text,
+    }
+    if stream:
+        _stream(loaded, what, options, format, to_stdout=out == STDOUT)
+    else:
+        _write(loaded, what, options, format, out or "speech.wav")
+
+
+def _text(text: str | None, file: Path | None) -> str:
+    if (text is None) == (file is None):
+        raise TextError("give what to say with --text or with --text-file")
+    if text is not None:
+        return text
+    assert file is not None
+    try:
+        return sys.stdin.read() if str(file) == STDOUT else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"cannot read {file} as UTF-8 text: {error}") from None
+
+
+def _voice(model: Model, voice: str | None, ref: Path | None) -> Any:
+    from voxtral_jax.voice import SUFFIXES, Voice
+
+    if voice is not None and ref is not None:
+        raise RequestError("give --voice or --ref, not both")
+    is_file = voice is not None and voice.endswith(SUFFIXES)
+    return Voice.load(voice) if voice is not None and is_file else voice
+
+
+def _write(model: Model, text: str, options: dict[str, Any], format: str | None, out: str) -> None:
+    from rich.console import Console
+
+    from voxtral_jax import synthesize
+    from voxtral_jax.audio import encode, format_of
+
+    console = Console(stderr=True)
+    with console.status("speaking") if console.is_terminal else nullcontext() as status:
+
+        def progress(seconds: float) -> None:
+            if status is not None:
+                status.update(f"speaking: {seconds:.1f} s")
+
+        speech = synthesize(model, text, on_progress=progress, **options)
+    if out == STDOUT:
+        sys.stdout.buffer.write(encode(speech.samples, speech.sample_rate, format or "wav"))
+        sys.stdout.buffer.flush()
+    else:
+        speech.save(out, format_of(out, format))
+    _summary(out, speech.seconds, speech.timings.first_audio, speech.timings.total, speech)
+
+
+def _stream(
+    model: Model, text: str, options: dict[str, Any], format: str | None, *, to_stdout: bool
+) -> None:
+    from voxtral_jax import stream as stream_speech
+    from voxtral_jax.audio import pcm, play, wav_stream_header
+
+    if format not in (None, "wav", "pcm"):
+        raise RequestError(f"a stream is wav or pcm, not {format!r}")
+    last: list[Speech] = []
+    seconds = 0.0
+
+    def chunks() -> Iterator[Speech]:
+        nonlocal seconds
+        for chunk in stream_speech(model, text, **options):
+            seconds += chunk.seconds
+            last[:] = [chunk]
+            yield chunk
+
+    if to_stdout:
+        if format != "pcm":
+            sys.stdout.buffer.write(wav_stream_header(model.sample_rate))
+        for chunk in chunks():
+            sys.stdout.buffer.write(pcm(chunk.samples))
+            sys.stdout.buffer.flush()
+    else:
+        play((chunk.samples for chunk in chunks()), model.sample_rate)
+    timings = last[0].timings
+    target = "stdout" if to_stdout else "player"
+    _summary(target, seconds, timings.first_audio, timings.total, last[0])
+
+
+def _summary(out: str, seconds: float, first: float, total: float, speech: Speech) -> None:
+    factor = total / seconds if seconds else float("inf")
+    _say(
+        f"{out}: {seconds:.2f} s of audio, first audio after {first:.2f} s, "
+        f"real-time factor {factor:.3f}, finished by {speech.finish_reason}"
+    )
+
+
+def main(arguments: Iterable[str] | None = None) -> None:
+    """Runs the command line; mistakes of the user are one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except VoxtralError as error:
+        _say(f"error: {error}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _say("interrupted")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The player or pipe at the other end is gone; there is nobody to tell.
+        sys.stderr.close()
+        raise SystemExit(1) from None

@@ -1,0 +1,134 @@
+"""A loaded model: configuration, weights on their devices, tokenizer, preset voices."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from voxtral_jax.checkpoint.download import find_model
+from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, has_encoder, load_params
+from voxtral_jax.codec import fold
+from voxtral_jax.config import VoxtralConfig
+from voxtral_jax.errors import CheckpointError, RequestError, VoiceError
+from voxtral_jax.kernels import default_kernels
+from voxtral_jax.parameters import Params
+from voxtral_jax.sharding import Rules
+from voxtral_jax.text import load_tokenizer
+from voxtral_jax.voice import Voice, voice_files
+
+if TYPE_CHECKING:
+    from voxtral_jax.text import Tokenizer
+
+DEFAULT_VOICE = "neutral_female"
+"""Preset that speaks when neither a voice nor a reference is named, if the model has it."""
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Everything synthesis needs. Made by `load_model`; hand it to the functions of the package.
+
+    Attributes:
+        config: sizes.
+        params: weights as the checkpoint has them (`voxtral_jax.parameters`).
+        codec: the codec's weights, folded for inference; shares what need not change.
+        tokenizer: of text.
+        voices: preset name -> file.
+        kernels: "pallas", "jnp" or "interpret"; `dataclasses.replace` overrides the choice.
+        rules: places on a mesh, or None for one device.
+        source: directory it was loaded from.
+    """
+
+    config: VoxtralConfig
+    params: Params = field(repr=False)
+    codec: Params = field(repr=False)
+    tokenizer: Tokenizer = field(repr=False)
+    voices: dict[str, Path]
+    kernels: str
+    rules: Rules | None = field(repr=False)
+    source: str
+
+    @property
+    def sample_rate(self) -> int:
+        """Of all audio that goes in and comes out, in Hz."""
+        return self.config.codec.sampling_rate
+
+    @property
+    def can_clone(self) -> bool:
+        """Whether the codec's encoder is there, which recordings need."""
+        return has_encoder(self.params)
+
+    @property
+    def speaker(self) -> Params:
+        """The weights that generation needs: `{"decoder", "flow"}`."""
+        return {"decoder": self.params["decoder"], "flow": self.params["flow"]}
+
+    def voice(self, name: str | None = None) -> Voice:
+        """A preset voice; without a name the default one.
+
+        Raises:
+            VoiceError: there is no such preset.
+        """
+        if not self.voices:
+            raise VoiceError(f"{self.source} has no preset voices; give a reference recording")
+        if name is None:
+            name = DEFAULT_VOICE if DEFAULT_VOICE in self.voices else min(self.voices)
+        if name not in self.voices:
+            raise VoiceError(
+                f"unknown voice {name!r}; choose from {', '.join(sorted(self.voices))}"
+            )
+        voice = Voice.load(self.voices[name])
+        voice.check(self.config)
+        return voice
+
+
+def load_model(
+    path_or_name: str | os.PathLike[str],
+    *,
+    mesh: Mesh | None = None,
+    dtype: str | jnp.dtype | None = None,
+    encoder_weights: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Loads a model of the released layout.
+
+    Args:
+        path_or_name: a directory with `params.json`, `consolidated.safetensors`, `tekken.json` and
+            `voice_embedding/`, or a hub id.
+        mesh: from `voxtral_jax.make_mesh`, to spread the model over devices.
+        dtype: of decoder and flow, "bfloat16" (default on a GPU) or "float32" (default on a CPU).
+        encoder_weights: safetensors file with the codec's encoder, which the released checkpoint
+            leaves out and cloning needs.
+
+    Raises:
+        ConfigError, CheckpointError: files are missing or do not fit each other.
+    """
+    directory = find_model(path_or_name)
+    config = VoxtralConfig.load(directory)
+    if dtype is None:
+        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    elif str(jnp.dtype(dtype)) not in DTYPES:
+        raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    tokenizer = load_tokenizer(directory, config.tokenizer)
+    rules = None if mesh is None else Rules.make(config, mesh)
+    files = [directory / WEIGHTS_FILE]
+    if encoder_weights is not None:
+        files.append(Path(encoder_weights))
+    params = load_params(config, files, dtype=jnp.dtype(dtype), rules=rules)
+    if encoder_weights is not None and not has_encoder(params):
+        raise CheckpointError(f"{encoder_weights} holds no weights of the codec's encoder")
+    return Model(
+        config=config,
+        params=params,
+        codec=jax.jit(fold, static_argnums=1)(params["codec"], config.codec),
+        tokenizer=tokenizer,
+        voices=voice_files(directory),
+        kernels=default_kernels(mesh),
+        rules=rules,
+        source=str(directory),
+    )
