@@ -224,7 +224,7 @@ class CodecConfig:
         up = math.prod(self._list("decoder_convs_strides_str"))
         _check(
             self.stride == up,
-            f"{where}: the encoder divides the rate by {self.stride}, the decoder multiplies by {up}",
+            f"{where}: the encoder divides the rate by {self.stride}, the decoder's factor is {up}",
         )
         _check(
             min(stage.window for stage in self.encoder_stages + self.decoder_stages) >= 1,
@@ -368,7 +368,8 @@ class VoxtralConfig:
         rate = audio.audio_encoding_args.frame_rate
         _check(
             math.isclose(rate, codec.frame_rate, rel_tol=1e-3),
-            f"audio_encoding_args.frame_rate is {rate}, the codec's strides make {codec.frame_rate}",
+            f"audio_encoding_args.frame_rate is {rate}, the codec's strides make "
+            f"{codec.frame_rate}",
         )
 
     @property

@@ -71,7 +71,8 @@ class Voice:
         try:
             with safe_open(path, framework="numpy") as file:
                 name = (file.metadata() or {}).get("name", path.stem)
-                tensors: dict[str, Any] = {key: file.get_tensor(key) for key in file.keys()}
+                keys = list(file.keys())
+                tensors: dict[str, Any] = {key: file.get_tensor(key) for key in keys}
         except FileNotFoundError:
             raise VoiceError(f"{path} does not exist") from None
         except (SafetensorError, OSError) as error:

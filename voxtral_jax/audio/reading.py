@@ -51,7 +51,7 @@ def read_audio(file: str | os.PathLike[str] | BinaryIO) -> tuple[Float[np.ndarra
     return samples, rate
 
 
-def to_mono(samples: Float[np.ndarray, "S *C"]) -> Float[np.ndarray, " S"]:
+def to_mono(samples: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, " S"]:
     """Mean of the channels of `[S]` or `[S, channels]`, float32.
 
     Raises:

@@ -33,7 +33,7 @@ FRAME, HOP = 1200, 240
 
 
 def prepare_reference(
-    samples: Float[np.ndarray, "S *C"], rate: int, target: int = 24_000
+    samples: Float[np.ndarray, "S ..."], rate: int, target: int = 24_000
 ) -> Float[np.ndarray, " S"]:
     """Mono reference at `target` Hz, trimmed and loudness-normalised.
 

@@ -177,7 +177,7 @@ def _record(function: Any, arguments: Any, path: Any) -> Any:
     if function == REBUILD and isinstance(arguments, tuple) and len(arguments) >= 4:
         storage, offset, shape, strides = arguments[:4]
         whole = isinstance(shape, tuple) and isinstance(strides, tuple)
-        if isinstance(storage, _Storage) and isinstance(offset, int) and whole:
-            if all(isinstance(n, int) for n in (*shape, *strides)):
-                return _Tensor(storage, offset, shape, strides)
+        plain = whole and all(isinstance(n, int) for n in (offset, *shape, *strides))
+        if isinstance(storage, _Storage) and plain:
+            return _Tensor(storage, offset, shape, strides)
     raise VoiceError(f"{path} holds more than a tensor; refused")

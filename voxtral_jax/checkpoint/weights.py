@@ -62,7 +62,7 @@ def _sources(files: Sequence[Path]) -> dict[str, tuple[Path, Any]]:
     sources: dict[str, tuple[Path, Any]] = {}
     for number, path in enumerate(files):
         handle = _open(path)
-        for key in handle.keys():
+        for key in handle.keys():  # noqa: SIM118 (the handle is no mapping)
             prefix = PREFIXES["codec"]
             bare = number > 0 and not key.startswith(prefix)
             sources[prefix + key if bare else key] = (path, handle.get_slice(key))
@@ -92,7 +92,7 @@ def load_params(
     """
     sources = _sources(files)
     encoder = {place.name for place in encoder_places(config.codec)}
-    expected = {path: leaf for path, leaf in leaves(abstract_params(config))}
+    expected = dict(leaves(abstract_params(config)))
     has_encoder = any(checkpoint_key(path) in sources for path in expected if path[1] in encoder)
     if not has_encoder:
         expected = {path: leaf for path, leaf in expected.items() if path[1] not in encoder}

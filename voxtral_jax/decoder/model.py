@@ -137,7 +137,7 @@ class Decoder(nn.Module):
         return self.norm(x), KVCache(tuple(keys), tuple(values))
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-        """Hidden states of plain token sequences; touches every weight, so `init` makes them all."""
+        """Hidden states of token sequences; touches every weight, so `init` makes them all."""
         batch, count = ids.shape
         x = self.embed_text(ids)
         x = x + 0 * self.embed_audio(jnp.zeros((1, self.config.audio.n_codebooks), jnp.int32))

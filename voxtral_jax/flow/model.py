@@ -1,7 +1,7 @@
 """The two heads on the decoder's hidden state: semantic logits and the flow's velocity network.
 
-Checkpoint keys: `acoustic_transformer.*`. The network sees a sequence of three vectors: the state x,
-the time and the condition; all that does not depend on x is made apart, to be computed once.
+Checkpoint keys: `acoustic_transformer.*`. The network sees a sequence of three vectors: the state
+x, the time and the condition. All that does not depend on x is made apart, to be computed once.
 """
 
 from __future__ import annotations

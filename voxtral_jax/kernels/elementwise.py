@@ -16,7 +16,7 @@ BLOCK = 256
 
 
 def default_kernels(mesh: Mesh | None = None) -> str:
-    """ "pallas" on a single GPU, else "jnp" (the compiler cannot split a Pallas call over a mesh)."""
+    """ "pallas" on a single GPU, else "jnp": the compiler cannot split a Pallas call."""
     single = mesh is None or mesh.size == 1
     return "pallas" if single and jax.default_backend() == "gpu" else "jnp"
 

@@ -117,7 +117,7 @@ def _fit(
             continue
         (cut, inner_pause), *further = cuts
         smaller = _fit(cut(piece), longest, inner_pause, tuple(further))
-        fitting += _merged(smaller[:-1], longest) + [Part(smaller[-1].text, pause)]
+        fitting += [*_merged(smaller[:-1], longest), Part(smaller[-1].text, pause)]
     return fitting
 
 
