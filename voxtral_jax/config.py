@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtral_jax.errors import ConfigError
+from voxtral_jax.files import replacing
 
 EMPTY_AUDIO = 0
 """Audio token that stands for no code ([EMPTY_AUDIO]); one such id opens every codebook."""
@@ -416,10 +417,8 @@ class VoxtralConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes `params.json`, replacing it in one step."""
-        path = Path(path)
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def _build(kind: type, data: Any, where: str) -> Any:

@@ -125,7 +125,7 @@ def load_model(
     return Model(
         config=config,
         params=params,
-        codec=jax.jit(fold, static_argnums=1)(params["codec"], config.codec),
+        codec=fold(params["codec"], config.codec),
         tokenizer=tokenizer,
         voices=voice_files(directory),
         kernels=default_kernels(mesh),

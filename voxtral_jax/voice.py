@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from voxtral_jax.errors import VoiceError
+from voxtral_jax.files import replacing
 
 if TYPE_CHECKING:
     from voxtral_jax.config import VoxtralConfig
@@ -35,6 +36,7 @@ class Voice:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the voice as safetensors, replacing the file in one step."""
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         path = Path(path)
@@ -43,14 +45,11 @@ class Voice:
         tensors = {"embedding": np.ascontiguousarray(self.embedding, np.float32)}
         if self.codes is not None:
             tensors["codes"] = np.ascontiguousarray(self.codes, np.int32)
-        temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
         try:
-            save_file(tensors, temporary, metadata={"name": self.name})
-            os.replace(temporary, path)
-        except OSError as error:
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, metadata={"name": self.name})
+        except (OSError, SafetensorError) as error:
             raise VoiceError(f"cannot write {path}: {error}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Voice:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from voxtral_jax.audio.reading import resample
 from voxtral_jax.errors import AudioError
+from voxtral_jax.files import replacing
 
 FORMATS: dict[str, tuple[str, str] | None] = {
     "wav": ("WAV", "PCM_16"),
@@ -115,15 +116,11 @@ def write_audio(
     """
     check_output(path, format)
     data = encode(samples, rate, format_of(path, format))
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(data)
     except OSError as error:
         raise AudioError(f"cannot write {path}: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def play(chunks: Iterable[Float[np.ndarray, " S"]], rate: int) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.errors import CheckpointError
+from voxtral_jax.files import replacing
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model
@@ -40,6 +41,5 @@ def save_model(model: Model, directory: str | os.PathLike[str]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
+    with replacing(target) as temporary:
+        shutil.copyfile(source, temporary)

@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 from voxtral_jax.codec import encoder_places
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError
+from voxtral_jax.files import replacing
 from voxtral_jax.flow.model import time_frequencies
 from voxtral_jax.parameters import (
     PREFIXES,
@@ -161,7 +162,6 @@ def save_params(path: str | os.PathLike[str], config: VoxtralConfig, params: Par
     Raises:
         CheckpointError: the tree does not fit `config`.
     """
-    path = Path(path)
     expected = dict(leaves(abstract_params(config, encoder=has_encoder(params))))
     given = dict(leaves(params))
     if expected.keys() != given.keys():
@@ -172,9 +172,8 @@ def save_params(path: str | os.PathLike[str], config: VoxtralConfig, params: Par
         if leaf.shape != expected[key].value.shape:
             raise CheckpointError(f"{checkpoint_key(key)} has shape {leaf.shape}")
         tensors[checkpoint_key(key)] = np.asarray(leaf.astype(jnp.bfloat16))
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {error}") from None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -184,7 +185,7 @@ def fold(params: dict[str, Any], config: CodecConfig) -> dict[str, Any]:
     folded = dict(params)
     for place in (*encoder_places(config), *decoder_places(config)):
         if place.name in params and not isinstance(place.block, CodecTransformer):
-            taps = place.block.weight().apply({"params": params[place.name]["conv"]})
+            taps = jax.jit(place.block.weight().apply)({"params": params[place.name]["conv"]})
             folded[place.name] = {"conv": {"taps": taps}}
     averages = params["quantizer"]["semantic_codebook"]
     table = codebook_table(averages["embedding_sum"], averages["cluster_usage"])

@@ -1,0 +1,1 @@
+"""An independent plain-numpy implementation of the published model, to test the library against."""
