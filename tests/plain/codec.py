@@ -54,7 +54,9 @@ def blocks(args: dict) -> tuple[list[Block], list[Block]]:
     strides = numbers(args["decoder_convs_strides_str"])
     for stage, (layers, kernel, stride) in enumerate(zip(lengths, kernels, strides, strict=True)):
         if stage == 0:
-            decoder.append(Block("conv", inputs=latent, outputs=width, kernel=kernel, stride=stride))
+            decoder.append(
+                Block("conv", inputs=latent, outputs=width, kernel=kernel, stride=stride)
+            )
         elif (kernel, stride) != (1, 1):
             decoder.append(
                 Block("transposed", inputs=width, outputs=width, kernel=kernel, stride=stride)
@@ -123,9 +125,7 @@ def codec_attention(w: Weights, name: str, args: dict, x: np.ndarray, bias: np.n
     return linear(attend(q, k, v, bias), w[f"{name}.wo.weight"])
 
 
-def codec_transformer(
-    w: Weights, name: str, args: dict, block: Block, x: np.ndarray
-) -> np.ndarray:
+def codec_transformer(w: Weights, name: str, args: dict, block: Block, x: np.ndarray) -> np.ndarray:
     """The layers of one stage, x [T, D] -> [T, D]."""
     bias = alibi_bias(args["n_heads"], len(x), block.window, x.dtype)
     for index in range(block.layers):

@@ -25,9 +25,8 @@ def frequencies(count: int, theta: float = 1e4) -> np.ndarray:
 
 def time_features(w: Weights, t: float) -> np.ndarray:
     """Cosines, then sines of a time in 0..1: [dim]."""
-    stored = w["acoustic_transformer.time_embedding.inv_freq"]
-    angles = t * frequencies(len(stored)).astype(stored.dtype)
-    return np.concatenate([np.cos(angles), np.sin(angles)]).astype(stored.dtype)
+    angles = t * w["acoustic_transformer.time_embedding.inv_freq"]
+    return np.concatenate([np.cos(angles), np.sin(angles)])
 
 
 def velocity(w: Weights, params: dict, h: np.ndarray, x: np.ndarray, t: float) -> np.ndarray:

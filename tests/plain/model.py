@@ -85,7 +85,9 @@ def load_wave(path: Path) -> tuple[np.ndarray, int]:
     while place + 8 <= len(data):
         kind, size = struct.unpack("<4sI", data[place : place + 8])
         if kind == b"fmt ":
-            form, channels, rate, _, _, bits = struct.unpack("<HHIIHH", data[place + 8 : place + 24])
+            form, channels, rate, _, _, bits = struct.unpack(
+                "<HHIIHH", data[place + 8 : place + 24]
+            )
             if (form, channels, bits) != (3, 1, 32):
                 raise ValueError(f"{path} is not mono float32")
         if kind == b"data":
