@@ -19,7 +19,7 @@ def enable_compilation_cache(directory: str | os.PathLike[str] | None = None) ->
         The directory in use.
     """
     if directory is None:
-        directory = jax.config.jax_compilation_cache_dir
+        directory = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if directory is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         directory = Path(home) / "voxtral_jax" / "compiled"

@@ -19,6 +19,7 @@ from voxtral_jax.config import TOKEN_OFFSET, CodecConfig
 from voxtral_jax.decoder.generate import Requests, generate, prefill
 from voxtral_jax.decoder.prompt import batch_prompts
 from voxtral_jax.flow import Sampler
+from voxtral_jax.nn.module import apply
 from voxtral_jax.speech import FinishReason
 
 if TYPE_CHECKING:
@@ -80,13 +81,13 @@ def voice_frames(
     piece = jax.lax.dynamic_slice_in_dim(tokens, start, count, axis=1)
     codes = jnp.maximum(piece - TOKEN_OFFSET, 0)
     valid = jnp.clip(frames - start, 0, count)
-    samples, stream = Codec(config).apply({"params": codec}, codes, valid, stream, method="decode")
+    samples, stream = apply(Codec(config), codec, codes, valid, stream, method="decode")
     return samples, codes, valid, stream
 
 
 def _requests(lines: Sequence[Line], spare: int) -> Requests:
-    def column(name: str, dtype: Any, filler: float) -> np.ndarray:
-        return np.array([getattr(line, name) for line in lines] + [filler] * spare, dtype)
+    def column(name: str, dtype: Any, filler: float) -> Array:
+        return jnp.asarray([getattr(line, name) for line in lines] + [filler] * spare, dtype)
 
     return Requests(
         seeds=column("seed", np.uint32, 0),

@@ -75,22 +75,15 @@ class _Utterance:
 
 
 @overload
-def synthesize(
-    model: Model, text: str, *, voice: str | Voice | None = ..., **options: Any
-) -> Speech: ...
+def synthesize(model: Model, text: str, **options: Any) -> Speech: ...
 
 
 @overload
-def synthesize(
-    model: Model,
-    text: Sequence[str],
-    *,
-    voice: str | Voice | Sequence[str | Voice] | None = ...,
-    **options: Any,
-) -> list[Speech]: ...
+def synthesize(model: Model, text: Sequence[str], **options: Any) -> list[Speech]: ...
 
 
-def synthesize(
+# The overloads say what comes back; what can be asked for stands here alone.
+def synthesize(  # type: ignore[misc]
     model: Model,
     text: str | Sequence[str],
     *,

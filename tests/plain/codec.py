@@ -111,7 +111,9 @@ def causal_transposed_conv(x: np.ndarray, weight: np.ndarray, stride: int) -> np
     return y[: len(x) * stride]
 
 
-def codec_attention(w: Weights, name: str, args: dict, x: np.ndarray, bias: np.ndarray):
+def codec_attention(
+    w: Weights, name: str, args: dict, x: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
     """Attention of one codec layer on the normed x [T, D]; q and k are normed before the split."""
     q = linear(x, w[f"{name}.wq.weight"])
     k = linear(x, w[f"{name}.wk.weight"])

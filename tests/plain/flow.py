@@ -24,7 +24,10 @@ def frequencies(count: int, theta: float = 1e4) -> np.ndarray:
 
 
 def time_features(w: Weights, t: float) -> np.ndarray:
-    """Cosines, then sines of a time in 0..1: [dim]."""
+    """Cosines, then sines of a time in 0..1: [dim].
+
+    The frequencies are those stored, in bfloat16: the formula's own are up to 2e-3 away (relative).
+    """
     angles = t * w["acoustic_transformer.time_embedding.inv_freq"]
     return np.concatenate([np.cos(angles), np.sin(angles)])
 

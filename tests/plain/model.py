@@ -42,7 +42,9 @@ def load(directory: Path, dtype: type = np.float32) -> Model:
     return Model(params, weights, directory / "tekken.json")
 
 
-def rebuild(storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object):
+def rebuild(
+    storage: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: object
+) -> np.ndarray:
     """Stands in for torch's function of that purpose; the strides must be the usual ones."""
     count = int(np.prod(shape))
     if strides != (shape[1], 1):

@@ -1,7 +1,9 @@
 """Write a reference directory for any params.json, or check one that exists.
 
-python -m tests.plain.write_reference --params params.json --tekken tekken.json --out DIR
-python -m tests.plain.write_reference --check tests/data/reference
+From the root of the repository:
+
+    python -m tests.plain.write_reference --params params.json --tekken tekken.json --out DIR
+    python -m tests.plain.write_reference --check tests/data/reference
 """
 
 import argparse
@@ -99,7 +101,9 @@ def fill(out: Path, params: dict, text: str, seed: list[int], frames: int, secon
     }
     for place, (name, voice) in enumerate(voices.items(), 2):
 
-        def run(attempt: int, place: int = place, name: str = name, voice: np.ndarray = voice):
+        def run(
+            attempt: int, place: int = place, name: str = name, voice: np.ndarray = voice
+        ) -> Entries:
             source = np.random.default_rng([*seed, place, attempt])
             noise = source.normal(size=(frames, model.codebooks - 1)).astype(np.float32)
             return run_entries(model, name, text, voice, noise, Margins(strict=True))

@@ -6,6 +6,8 @@ into chunks gives the same samples. A single part passes through untouched.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -16,27 +18,48 @@ LEAD_BLOCKS = 2
 """Silent blocks kept before a later part's first sound."""
 TAIL_BLOCKS = 3
 """Silent blocks kept after a part's last sound, before the pause."""
+ENDING_BLOCKS = 2
+"""Newest blocks kept back, as they may be a part's end: one that is whole, so that a fade fits."""
 FADE_SECONDS = 0.005
 MEASURE_SECONDS = 3.0
 """Sound that a part's loudness is measured on; a later part is held back that long."""
 GAIN_LIMIT = 10 ** (4 / 20)
 """Parts are brought to the first one's loudness by 4 dB at most: more would be audible as such."""
 PEAK = 0.99
+"""No peak exceeds this where a part is made louder."""
+KNEE = 0.9
+"""From here on a louder part's peaks are rounded off towards `PEAK`, instead of clipped."""
+
+
+def join(
+    parts: Sequence[Float[np.ndarray, " S"]], pauses: Sequence[float], sample_rate: int
+) -> Float[np.ndarray, " R"]:
+    """All parts in one, with `pauses[i]` seconds of silence after part i (none after the last)."""
+    joiner = PartJoiner(len(parts), sample_rate)
+    pieces = [
+        piece
+        for part, pause in zip(parts, pauses, strict=True)
+        for piece in (joiner.push(part), joiner.end_part(pause))
+    ]
+    return _together(pieces)
 
 
 class PartJoiner:
     """Takes the parts' samples in order, gives back what can be played.
 
+    The first part sets the loudness and is given back with a delay of one block and of its pauses;
+    later ones after as much as `MEASURE_SECONDS`. The last `end_part` gives back all that is left.
+
     Args:
         parts: how many parts will come.
-        rate: in Hz.
+        sample_rate: in Hz.
     """
 
-    def __init__(self, parts: int, rate: int) -> None:
+    def __init__(self, parts: int, sample_rate: int) -> None:
         self._parts = parts
-        self._rate = rate
-        self._block = round(BLOCK_SECONDS * rate)
-        self._fade = round(FADE_SECONDS * rate)
+        self._rate = sample_rate
+        self._block = round(BLOCK_SECONDS * sample_rate)
+        self._fade = round(FADE_SECONDS * sample_rate)
         self._measured_blocks = round(MEASURE_SECONDS / BLOCK_SECONDS)
         self._part = 0
         self._target: float | None = None
@@ -48,7 +71,7 @@ class PartJoiner:
         self._powers: list[float] = []  # of the blocks with sound, as far as measured
         self._quiet: list[np.ndarray] = []  # silent blocks that only sound can release
         self._gain: float | None = 1.0 if self._target is None else None
-        self._last: list[np.ndarray] = []  # the newest block with sound: it may be the part's end
+        self._last: list[np.ndarray] = []  # the newest released blocks: they may be the part's end
         self._begun = False
 
     def push(self, samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " R"]:
@@ -63,23 +86,23 @@ class PartJoiner:
             out += self._take(block)
         return _together(out)
 
-    def end_part(self, pause: float) -> Float[np.ndarray, " R"]:
-        """The current part is over; `pause` seconds of silence follow unless it is the last."""
-        self._part += 1
+    def end_part(self, pause_seconds: float) -> Float[np.ndarray, " R"]:
+        """The current part is over; `pause_seconds` of silence follow unless it is the last."""
         if self._parts == 1:
             return np.zeros(0, np.float32)
         out = self._take(self._rest) if len(self._rest) else []
         out += self._release()
-        ending = [*self._last, *self._scaled(self._quiet[:TAIL_BLOCKS])]
         if self._begun:
-            end = np.concatenate(ending)
+            # All of it together: the last block may be shorter than the fade.
+            end = np.concatenate([*out, *self._last, *self._scaled(self._quiet[:TAIL_BLOCKS])])
             fade = min(len(end), self._fade)
-            end[len(end) - fade :] *= np.linspace(1, 0, fade, dtype=np.float32)
-            out.append(end)
+            end[len(end) - fade :] *= np.linspace(1, 0, fade + 1, dtype=np.float32)[1:]
+            out = [end]
         if self._target is None and self._powers:
             self._target = float(np.mean(self._powers))
+        self._part += 1
         if self._part < self._parts:
-            out.append(np.zeros(round(pause * self._rate), np.float32))
+            out.append(np.zeros(round(pause_seconds * self._rate), np.float32))
         self._open_part()
         return _together(out)
 
@@ -94,7 +117,7 @@ class PartJoiner:
             quiet = quiet[len(quiet) - min(len(quiet), LEAD_BLOCKS) :]
             opening = np.concatenate([*quiet, block])
             fade = min(len(opening), self._fade)
-            opening[:fade] *= np.linspace(0, 1, fade, dtype=np.float32)
+            opening[:fade] *= np.linspace(0, 1, fade, endpoint=False, dtype=np.float32)
             quiet, block = [], opening
         self._begun = True
         if len(self._powers) < self._measured_blocks:
@@ -108,16 +131,28 @@ class PartJoiner:
         if self._gain is None and self._powers:
             assert self._target is not None
             gain = float(np.sqrt(self._target / np.mean(self._powers)))
-            peak = max((float(np.abs(block).max()) for block in self._held), default=0.0)
+            peak = max(float(np.abs(block).max()) for block in self._held)
             self._gain = min(max(gain, 1 / GAIN_LIMIT), GAIN_LIMIT, max(1.0, PEAK / peak))
         blocks = [*self._last, *self._scaled(self._held)]
-        self._last, self._held = blocks[-1:], []
-        return blocks[:-1]
+        self._last, self._held = blocks[-ENDING_BLOCKS:], []
+        return blocks[:-ENDING_BLOCKS]
 
     def _scaled(self, blocks: list[np.ndarray]) -> list[np.ndarray]:
         if self._gain is None or self._gain == 1.0:
             return blocks
-        return [np.clip(block * np.float32(self._gain), -1, 1) for block in blocks]
+        louder = self._gain > 1.0
+        scaled = [block * np.float32(self._gain) for block in blocks]
+        return [_rounded_off(block) for block in scaled] if louder else scaled
+
+
+def _rounded_off(block: np.ndarray) -> np.ndarray:
+    """Peaks above the knee bent to stay under `PEAK`; the gain was chosen before they came."""
+    size = np.abs(block)
+    if size.max(initial=0.0) <= KNEE:
+        return block
+    room = np.float32(PEAK - KNEE)
+    bent = np.copysign(KNEE + room * np.tanh((size - np.float32(KNEE)) / room), block)
+    return np.where(size > KNEE, bent, block).astype(np.float32)
 
 
 def _together(blocks: list[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 from jaxtyping import Float
 
-from voxtral_jax.audio.reading import LONGEST_FILE, resample, to_mono
+from voxtral_jax.audio.reading import LONGEST_FILE, check_rate, resample, to_mono
 from voxtral_jax.errors import AudioError
 
 SHORTEST = 1.0
@@ -18,6 +18,8 @@ LONGEST = 60.0
 """Seconds that are used as they are."""
 BEST_WINDOW = 30.0
 """Seconds taken of longer recordings."""
+WINDOW_END = 5.0
+"""Seconds that the best window may lose so as to end in a pause, not within a word."""
 SILENCE_DB = 45.0
 """This far below the loudest moment counts as silence."""
 SILENT_PEAK = 1e-3
@@ -28,79 +30,104 @@ LOUDNESS = -20.0
 """LUFS that references are brought to; the usual level of speech corpora."""
 PEAK = 0.891
 """-1 dBFS; the gain is lowered where peaks would exceed it."""
-FRAME, HOP = 1200, 240
-"""Analysis window and hop for silence: 50 ms and 10 ms at 24 kHz."""
+FRAME_SECONDS, HOP_SECONDS = 0.05, 0.01
+"""Analysis window and hop for silence."""
 
 
 def prepare_reference(
-    samples: Float[np.ndarray, "S ..."], rate: int, target: int = 24_000
+    samples: Float[np.ndarray, "S ..."], sample_rate: int, target_rate: int = 24_000
 ) -> Float[np.ndarray, " S"]:
-    """Mono reference at `target` Hz, trimmed and loudness-normalised.
+    """Mono reference at `target_rate` Hz, float32, trimmed and loudness-normalised.
 
     Warns (UserWarning) about less than 3 s, and when only the best 30 s of more than 60 s are used.
 
+    Args:
+        samples: `[S]` or `[S, channels]`, float or integer.
+        sample_rate: in Hz.
+        target_rate: in Hz.
+
     Raises:
-        AudioError: it is silent, shorter than 1 s, longer than 10 minutes, or not finite.
+        AudioError: it is silent, has less than 1 s of sound, lasts more than 10 minutes, or is not
+            finite.
     """
     import librosa
 
+    check_rate(sample_rate)
     samples = to_mono(samples)
     if not len(samples) or not np.isfinite(samples).all():
         raise AudioError("the reference is empty or holds samples that are not finite")
-    if len(samples) > LONGEST_FILE * rate:
+    if len(samples) > LONGEST_FILE * sample_rate:
         raise AudioError(
-            f"the reference lasts {len(samples) / rate / 60:.1f} minutes; "
+            f"the reference lasts {len(samples) / sample_rate / 60:.1f} minutes; "
             f"cut out {SHORT:.0f} to {BEST_WINDOW:.0f} s of the voice"
         )
-    samples = resample(samples, rate, target)
-    if len(samples) < SHORTEST * target:
-        raise AudioError(
-            f"the reference lasts {len(samples) / target:.1f} s; at least {SHORTEST:.0f} s is "
-            f"needed, {SHORT:.0f} s or more is better"
-        )
+    samples = resample(samples, sample_rate, target_rate)
+    if len(samples) < SHORTEST * target_rate:
+        raise AudioError(_too_short("lasts {:.1f} s", len(samples) / target_rate))
+    # A constant offset cannot be heard, but would pass for sound.
+    samples = samples - samples.mean(dtype=np.float64).astype(np.float32)
     if np.abs(samples).max() < SILENT_PEAK:
         raise AudioError("the reference is silent; record it again, closer to the microphone")
-    active = librosa.effects.split(samples, top_db=SILENCE_DB, frame_length=FRAME, hop_length=HOP)
-    margin = round(MARGIN * target)
-    first, last = max(0, active[0][0] - margin), min(len(samples), active[-1][1] + margin)
-    sound = (last - first) / target
+    active = librosa.effects.split(
+        samples,
+        top_db=SILENCE_DB,
+        frame_length=round(FRAME_SECONDS * target_rate),
+        hop_length=round(HOP_SECONDS * target_rate),
+    )
+    sound = float((active[:, 1] - active[:, 0]).sum()) / target_rate
     if sound < SHORTEST:
-        raise AudioError(
-            f"the reference has {sound:.1f} s of sound; at least {SHORTEST:.0f} s is needed, "
-            f"{SHORT:.0f} s or more is better"
-        )
+        raise AudioError(_too_short("has {:.1f} s of sound", sound))
     if sound < SHORT:
         warnings.warn(
             f"the reference has {sound:.1f} s of sound; {SHORT:.0f} s or more keep a voice better",
             stacklevel=2,
         )
-    if sound > LONGEST:
+    margin = round(MARGIN * target_rate)
+    first, last = max(0, active[0][0] - margin), min(len(samples), active[-1][1] + margin)
+    if last - first > LONGEST * target_rate:
         warnings.warn(
-            f"the reference has {sound:.0f} s of sound; its best {BEST_WINDOW:.0f} s are used",
+            f"the reference lasts {(last - first) / target_rate:.0f} s; "
+            f"its best {BEST_WINDOW:.0f} s are used",
             stacklevel=2,
         )
-        first, last = _best_window(active, len(samples), round(BEST_WINDOW * target))
-    return _normalise(samples[first:last], target)
+        first, last = _best_window(active, len(samples), target_rate)
+    return _normalise(samples[first:last], target_rate)
 
 
-def _best_window(active: np.ndarray, length: int, window: int) -> tuple[int, int]:
-    """The window with the most sound among those that start where a sound does."""
-    covered = np.zeros(length + 1, np.int64)
+def _too_short(what: str, seconds: float) -> str:
+    return (
+        f"the reference {what.format(seconds)}; at least {SHORTEST:.0f} s of sound is needed, "
+        f"{SHORT:.0f} s or more is better"
+    )
+
+
+def _best_window(active: np.ndarray, length: int, rate: int) -> tuple[int, int]:
+    """The window with the most sound among those that start in the pause before a sound.
+
+    It ends in a pause as well if there is one near its end.
+    """
+    window, margin = round(BEST_WINDOW * rate), round(MARGIN * rate)
+    sounding = np.zeros(length + 1, np.int64)
     for begin, end in active:
-        covered[begin + 1 : end + 1] = 1
-    covered = np.cumsum(covered)
-    starts = np.minimum(active[:, 0], length - window)
+        sounding[begin + 1 : end + 1] = 1
+    covered = np.cumsum(sounding)
+    starts = np.clip(active[:, 0] - margin, 0, length - window)
     start = int(starts[np.argmax(covered[starts + window] - covered[starts])])
-    return start, start + window
+    ends = active[:, 1] + margin
+    near = ends[(ends <= start + window) & (ends > start + window - round(WINDOW_END * rate))]
+    return start, int(near[-1]) if len(near) else start + window
 
 
 def _normalise(samples: np.ndarray, rate: int) -> np.ndarray:
     import pyloudnorm
 
-    loudness = pyloudnorm.Meter(rate).integrated_loudness(samples.astype(np.float64))
+    wide = samples.astype(np.float64)
+    with warnings.catch_warnings():
+        # Where nothing passes the meter's gate it takes the mean of nothing.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        loudness = pyloudnorm.Meter(rate).integrated_loudness(wide)
     if not np.isfinite(loudness):
         # Nothing passes the meter's gate of -70 LUFS: take the plain power instead.
-        loudness = 10 * np.log10(np.mean(samples.astype(np.float64) ** 2) + 1e-12)
-    gain = 10 ** ((LOUDNESS - loudness) / 20)
-    gain = min(gain, PEAK / float(np.abs(samples).max()))
-    return (samples * gain).astype(np.float32)
+        loudness = 10 * np.log10(np.mean(np.square(wide)))
+    gain = min(10 ** ((LOUDNESS - loudness) / 20), PEAK / float(np.abs(wide).max()))
+    return (wide * gain).astype(np.float32)

@@ -96,7 +96,7 @@ def _materialise(tensor: _Tensor, raw: bytes, path: Any) -> np.ndarray:
 def _describe(pickle: bytes, path: Any) -> _Tensor:
     """Follows the pickle's steps without calling anything."""
     stack: list[Any] = []
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
 
     def to_mark() -> list[Any]:
         items: list[Any] = []

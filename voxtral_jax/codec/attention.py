@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TypeAlias
 
 import flax.linen as nn
@@ -99,8 +100,7 @@ class CodecTransformer(nn.Module):
         )
         new = []
         for i, past in enumerate(state):
-            x, past = TransformerLayer(layer, name=f"layers_{i}")(
-                x, lambda q, k, v, past=past: windowed_attention(q, k, v, past, position)
-            )
+            attend = partial(windowed_attention, past=past, position=position)
+            x, past = TransformerLayer(layer, name=f"layers_{i}")(x, attend)
             new.append(past)
         return x, tuple(new)

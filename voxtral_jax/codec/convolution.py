@@ -14,6 +14,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from voxtral_jax.nn.module import declare
+
 Padding = Literal["reflect", "replicate"]
 
 
@@ -95,14 +97,12 @@ class WeightNorm(nn.Module):
         init = nn.initializers.variance_scaling(
             1.0, "fan_in", "normal", in_axis=(0,) if self.transposed else (1, 2), out_axis=()
         )
-        init = nn.with_partitioning(init, (None, None, None))
         if self.normalised:
             name = "parametrizations.weight.original"
-            direction = self.param(f"{name}1", init, self.shape)
-            ones = nn.with_partitioning(nn.initializers.ones, (None, None, None))
-            weight = weight_norm(self.param(f"{name}0", ones, (self.shape[0], 1, 1)), direction)
+            scale = declare(self, f"{name}0", nn.initializers.ones, (self.shape[0], 1, 1))
+            weight = weight_norm(scale, declare(self, f"{name}1", init, self.shape))
         else:
-            weight = self.param("weight", init, self.shape)
+            weight = declare(self, "weight", init, self.shape)
         return (transposed_taps if self.transposed else conv_taps)(weight, self.stride)
 
 

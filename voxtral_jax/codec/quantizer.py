@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.kernels.fsq import code_values, quantize
+from voxtral_jax.nn.module import declare
 
 USAGE_FLOOR = 1e-5
 """Least cluster usage that the codebook's sums are divided by (published)."""
@@ -40,11 +41,10 @@ class SemanticCodebook(nn.Module):
     def __call__(self) -> Float[Array, "entries dim"]:
         if self.has_variable("params", "embedding"):
             return self.get_variable("params", "embedding")
-        normal = nn.with_partitioning(nn.initializers.normal(1.0), (None, None))
-        ones = nn.with_partitioning(nn.initializers.ones, (None,))
+        shape = (self.entries, self.dim)
         return codebook_table(
-            self.param("embedding_sum", normal, (self.entries, self.dim)),
-            self.param("cluster_usage", ones, (self.entries,)),
+            declare(self, "embedding_sum", nn.initializers.normal(1.0), shape),
+            declare(self, "cluster_usage", nn.initializers.ones, shape[:1]),
         )
 
 

@@ -20,6 +20,7 @@ from voxtral_jax.codec.model import (
 )
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import AudioError, CheckpointError, RequestError
+from voxtral_jax.nn.module import apply
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model
@@ -45,7 +46,7 @@ def decode_chunk(
     config: CodecConfig,
 ) -> tuple[Float[Array, "B S"], CodecStream]:
     """Samples of the next chunk of frames. `params` are folded; `stream` is consumed."""
-    return Codec(config).apply({"params": params}, codes, lengths, stream, method="decode")
+    return apply(Codec(config), params, codes, lengths, stream, method="decode")
 
 
 @partial(jax.jit, static_argnames=("config", "kernels"), donate_argnames=("stream",))
@@ -60,10 +61,8 @@ def encode_chunk(
 ) -> tuple[Int[Array, "B T K"], CodecStream]:
     """Codes of the next chunk of patches. `params` are folded; `stream` is consumed."""
     codec = Codec(config)
-    latent, stream = codec.apply({"params": params}, patches, lengths, stream, method="encode")
-    codes = codec.apply(
-        {"params": params}, latent, method=lambda codec, x: codec.quantizer.encode(x, kernels)
-    )
+    latent, stream = apply(codec, params, patches, lengths, stream, method="encode")
+    codes = apply(codec, params, latent, method=lambda codec, x: codec.quantizer.encode(x, kernels))
     return codes, stream
 
 

@@ -20,6 +20,7 @@ from voxtral_jax.decoder.model import Decoder, KVCache
 from voxtral_jax.decoder.prompt import PromptBatch, embed_prompt
 from voxtral_jax.flow import FlowHead, Sampler, sample_flow, time_table
 from voxtral_jax.flow.model import MASKED
+from voxtral_jax.nn.module import apply
 from voxtral_jax.sharding import Rules
 
 
@@ -137,9 +138,7 @@ def make_frame(
         table: from `voxtral_jax.flow.time_table`.
     """
     audio = config.audio
-    logits = FlowHead(audio).apply(
-        {"params": params["flow"]}, state.hidden, method="semantic_logits"
-    )
+    logits = apply(FlowHead(audio), params["flow"], state.hidden, method="semantic_logits")
     too_early = state.frames < requests.least_frames
     logits = logits.at[:, END_AUDIO].set(jnp.where(too_early, MASKED, logits[:, END_AUDIO]))
     semantic = choose_semantic(logits, requests, state.frames)
@@ -164,10 +163,11 @@ def append_frame(
     spoken = active & ~stopped
     place = jnp.where(spoken, state.frames, state.tokens.shape[1])
     tokens = state.tokens.at[rows, place].set(frame.tokens, mode="drop")
-    x = decoder.apply({"params": params["decoder"]}, frame.tokens, method="embed_audio")
+    x = apply(decoder, params["decoder"], frame.tokens, method="embed_audio")
     span = state.cache.keys[0].shape[1]
-    hidden, cache = decoder.apply(
-        {"params": params["decoder"]},
+    hidden, cache = apply(
+        decoder,
+        params["decoder"],
         x[:, None],
         state.lengths[:, None],
         state.cache,
@@ -209,8 +209,8 @@ def prefill(
         cache = jax.tree.map(place, cache)
         x = rules.constrain(x, ("batch", None, None))
     positions = jnp.broadcast_to(jnp.arange(count), (batch, count))
-    hidden, cache = Decoder(config).apply(
-        {"params": params["decoder"]}, x, positions, cache, count, method="extend"
+    hidden, cache = apply(
+        Decoder(config), params["decoder"], x, positions, cache, count, method="extend"
     )
     last = jnp.take_along_axis(hidden, prompt.lengths[:, None, None] - 1, axis=1)[:, 0]
     tokens = jnp.zeros((batch, most_frames, config.audio.n_codebooks), jnp.int32)
@@ -253,4 +253,4 @@ def generate(
 @partial(jax.jit, static_argnames=("config",))
 def embed_frames(params: Any, tokens: Int[Array, "N K"], *, config: VoxtralConfig) -> Array:
     """Summed codebook embeddings `[N, D]` of frames of audio tokens: a voice prompt."""
-    return Decoder(config).apply({"params": params["decoder"]}, tokens, method="embed_audio")
+    return apply(Decoder(config), params["decoder"], tokens, method="embed_audio")

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 from voxtral_jax.buckets import bucket
 from voxtral_jax.config import END_AUDIO, TOKEN_OFFSET, VoxtralConfig
 from voxtral_jax.decoder.model import Decoder
+from voxtral_jax.nn.module import apply
 
 if TYPE_CHECKING:
     from voxtral_jax.text.tokenizer import Tokenizer
@@ -63,7 +64,7 @@ def prompt_ids(
 def batch_prompts(
     prompts: Sequence[Sequence[int]], voices: Sequence[Float[np.ndarray, "N D"]]
 ) -> PromptBatch:
-    """Pads prompts and their voice prompts to common, bucketed lengths; host arrays."""
+    """Pads prompts and their voice prompts to common, bucketed lengths."""
     rows = len(prompts)
     length = bucket(max(len(ids) for ids in prompts), LEAST_PROMPT)
     voice_length = bucket(max(len(voice) for voice in voices), LEAST_PROMPT)
@@ -72,12 +73,13 @@ def batch_prompts(
     for row, (ids, voice) in enumerate(zip(prompts, voices, strict=True)):
         padded[row, : len(ids)] = ids
         stacked[row, : len(voice)] = voice
-    return PromptBatch(padded, np.array([len(ids) for ids in prompts], np.int32), stacked)
+    lengths = np.array([len(ids) for ids in prompts], np.int32)
+    return PromptBatch(*map(jnp.asarray, (padded, lengths, stacked)))
 
 
 def embed_prompt(params: Any, config: VoxtralConfig, prompt: PromptBatch) -> Float[Array, "B P D"]:
     """Input embeddings of the prompts, the voice prompts in place of `[AUDIO]`."""
-    text = Decoder(config).apply({"params": params}, prompt.ids, method="embed_text")
+    text = apply(Decoder(config), params, prompt.ids, method="embed_text")
     is_audio = prompt.ids == config.audio.audio_token_id
     place = jnp.clip(jnp.cumsum(is_audio, axis=1) - 1, 0, prompt.voices.shape[1] - 1)
     voice = jnp.take_along_axis(prompt.voices, place[..., None], axis=1).astype(text.dtype)

@@ -6,6 +6,8 @@ x, the time and the condition. All that does not depend on x is made apart, to b
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxtyping import Array, Float
 
 from voxtral_jax.config import END_AUDIO, AudioModelConfig
 from voxtral_jax.nn.linear import Linear, RMSNorm
+from voxtral_jax.nn.module import declare
 from voxtral_jax.nn.transformer import LayerConfig, TransformerLayer
 
 MASKED = -1e30
@@ -38,10 +41,16 @@ class TimeEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t: Float[Array, " N"]) -> Float[Array, "N dim"]:
-        init = nn.with_partitioning(lambda _, shape: time_frequencies(2 * shape[0]), (None,))
-        frequency = self.param("inv_freq", init, (self.dim // 2,))
+        frequency = declare(
+            self, "inv_freq", lambda _, shape: time_frequencies(2 * shape[0]), (self.dim // 2,)
+        )
         angle = t[:, None] * frequency.astype(jnp.float32)
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1)
+
+
+def _attend_all(q: Array, k: Array, v: Array, queries: int) -> tuple[Array, None]:
+    """Attention of the first queries to everything."""
+    return jax.nn.dot_product_attention(q[:, :queries], k, v), None
 
 
 class FlowHead(nn.Module):
@@ -102,10 +111,7 @@ class FlowHead(nn.Module):
         for i, layer in enumerate(self.layers):
             # Only the state's output is read: the last layer answers for position 0 alone.
             queries = 1 if i == len(self.layers) - 1 else 3
-            y, _ = layer(
-                y,
-                lambda q, k, v, n=queries: (jax.nn.dot_product_attention(q[:, :n], k, v), None),
-            )
+            y, _ = layer(y, partial(_attend_all, queries=queries))
         return self.acoustic_codebook_output(self.norm(y[:, 0])).astype(jnp.float32)
 
     def __call__(self, hidden: Array, x: Array, t: Array) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from voxtral_jax.config import AudioModelConfig
 from voxtral_jax.errors import RequestError
 from voxtral_jax.flow.model import FlowHead
 from voxtral_jax.kernels.ode_step import ode_last_step, ode_step
+from voxtral_jax.nn.module import apply
 
 Velocity: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 """`velocity(x, time_token) -> (conditional, unconditional)`."""
@@ -112,9 +113,7 @@ def time_table(
 ) -> Float[Array, "steps evaluations width"]:
     """Projected times of all evaluations: constant for a model and sampler."""
     times = jnp.asarray(sampler.times(), jnp.float32)
-    tokens = FlowHead(config).apply(
-        {"params": params}, times.reshape(-1), dtype, method="time_tokens"
-    )
+    tokens = apply(FlowHead(config), params, times.reshape(-1), dtype, method="time_tokens")
     return tokens.reshape(*times.shape, -1)
 
 
@@ -141,13 +140,14 @@ def sample_flow(
     """
     head, solver = FlowHead(config), SOLVERS[sampler.solver]
     dt = 1.0 / sampler.steps
-    conditional = head.apply({"params": params}, hidden, method="condition")
+    conditional = apply(head, params, hidden, method="condition")
     # Guidance is one more row for each sequence: the weights are read once for both.
     condition = jnp.concatenate([conditional, jnp.zeros_like(conditional)])
 
     def velocity(x: Array, time_token: Array) -> tuple[Array, Array]:
-        both = head.apply(
-            {"params": params},
+        both = apply(
+            head,
+            params,
             jnp.concatenate([x, x]),
             jnp.broadcast_to(time_token, condition.shape),
             condition,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,7 @@ def elementwise(
     shape = elements[0].shape
     width, count = shape[-1], elements[0].size
 
-    def kernel(*refs: jax.Array) -> None:
+    def kernel(*refs: Any) -> None:
         index = pl.program_id(0) * BLOCK + jnp.arange(BLOCK)
         mask = index < count
         inputs = [

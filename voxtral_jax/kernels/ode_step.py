@@ -13,7 +13,7 @@ from voxtral_jax.kernels.elementwise import elementwise, round_half_even
 from voxtral_jax.kernels.fsq import clamp, scale_and_round
 
 
-def _step(x: Array, conditional: Array, free: Array, guidance: Array, dt: float) -> Array:
+def _step(dt: float, x: Array, conditional: Array, free: Array, guidance: Array) -> Array:
     return x + dt * (guidance * conditional + (1.0 - guidance) * free)
 
 
@@ -36,9 +36,9 @@ def ode_step(
     """
     x, conditional, free = (a.astype(jnp.float32) for a in (x, conditional, free))
     if kernels == "jnp":
-        return _step(x, conditional, free, guidance[:, None], dt)
+        return _step(dt, x, conditional, free, guidance[:, None])
     return elementwise(
-        lambda *inputs: [_step(*inputs, dt)],
+        lambda *inputs: [_step(dt, *inputs)],
         [x, conditional, free],
         [guidance],
         [jnp.float32],
@@ -59,11 +59,11 @@ def ode_last_step(
     """`ode_step`, then clamp to [-1, 1] and round: the end of the flow and its codes."""
     x, conditional, free = (a.astype(jnp.float32) for a in (x, conditional, free))
     if kernels == "jnp":
-        end = _step(x, conditional, free, guidance[:, None], dt)
+        end = _step(dt, x, conditional, free, guidance[:, None])
         return end, scale_and_round(clamp(end), levels, jnp.round)[0]
 
     def function(*inputs: Array) -> tuple[Array, Array]:
-        end = _step(*inputs, dt)
+        end = _step(dt, *inputs)
         return end, scale_and_round(clamp(end), levels, round_half_even)[0]
 
     end, codes = elementwise(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from voxtral_jax.nn.module import declare
 from voxtral_jax.sharding import Axes
 
 
@@ -29,11 +30,7 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
-        weight = self.param(
-            "weight",
-            nn.with_partitioning(init, self.axes),
-            (self.features, x.shape[-1]),
-        )
+        weight = declare(self, "weight", init, (self.features, x.shape[-1]), self.axes)
         return jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
 
 
@@ -47,7 +44,7 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
         init = nn.initializers.normal(0.02)
-        weight = self.param("weight", nn.with_partitioning(init, self.axes), (self.rows, self.dim))
+        weight = declare(self, "weight", init, (self.rows, self.dim), self.axes)
         return jnp.take(weight, ids, axis=0)
 
 
@@ -58,9 +55,7 @@ class RMSNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
-        weight = self.param(
-            "weight", nn.with_partitioning(nn.initializers.ones, (None,)), (x.shape[-1],)
-        )
+        weight = declare(self, "weight", nn.initializers.ones, (x.shape[-1],))
         wide = x.astype(jnp.float32)
         wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + self.eps)
         return (wide * weight.astype(jnp.float32)).astype(x.dtype)

@@ -13,6 +13,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from voxtral_jax.nn.linear import Linear, RMSNorm, SwiGLU
+from voxtral_jax.nn.module import declare
 
 Attend: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
 """`attend(q [B T H head], k [B T G head], v) -> (values [B T' H head], state to hand back)`."""
@@ -81,5 +82,5 @@ class TransformerLayer(nn.Module):
     def _scaled(self, name: str, y: Array) -> Array:
         if self.config.layer_scale_init is None:
             return y
-        init = nn.with_partitioning(nn.initializers.constant(self.config.layer_scale_init), (None,))
-        return y * self.param(name, init, (self.config.dim,)).astype(y.dtype)
+        init = nn.initializers.constant(self.config.layer_scale_init)
+        return y * declare(self, name, init, (self.config.dim,)).astype(y.dtype)

@@ -14,39 +14,49 @@ MOST_CHARACTERS = 100_000
 """About two hours of speech; longer texts belong into a batch job."""
 MARKUP = (
     (re.compile(r"```.*?```", re.DOTALL), " "),  # code blocks are not read
-    (re.compile(r"!?\[([^\]\[]*)\]\([^()\s]*\)"), r"\1"),  # links
-    (re.compile(r"^\s{0,3}#{1,6}\s+", re.MULTILINE), ""),  # headings
-    (re.compile(r"^\s*[-*+]\s+", re.MULTILINE), ""),  # lists
-    (re.compile(r"(\*\*|__|`)"), ""),  # emphasis and code
-    (re.compile(r"(?<!\w)[*_](?=\S)|(?<=\S)[*_](?!\w)"), ""),
+    (re.compile(r"!?\[([^\]\[]*)\]\([^()\s]*(?:\([^()\s]*\)[^()\s]*)?\)"), r"\1"),  # links
+    (re.compile(r"^[^\S\n]*+(?:[-*_=][^\S\n]*+){3,}$", re.MULTILINE), ""),  # rules
+    # Headings, lists and quotations.
+    (re.compile(r"^[^\S\n]*+(?:(?:[-*+>•]|#{1,6})[^\S\n]++)++", re.MULTILINE), ""),
+    (re.compile(r"`"), ""),
+    # Emphasis opens before a word or closes after one; 2*3, f(x)*2 and snake_case have none.
+    (re.compile(r"(?<![\w*)\]}])[*_]++(?=\S)|(?<=\S)(?<![*_])[*_]++(?![\w(\[{])"), ""),
+    (re.compile(r"(?<=[^\W\d_])\*\*(?=[^\W\d_])"), ""),  # within a word, as in Chinese
 )
 """Markdown -> what is spoken of it."""
+NESTED_AMPERSANDS = re.compile(r"&(?:amp;|#38;)+")
 SILENT = {"Cc", "Cf", "Co", "Cs", "Cn", "So", "Sk"}
 """Unicode categories that are not spoken: controls, private use, pictographs, modifiers."""
+SPOKEN = "\n\t°℃℉№"
+"""Characters of these categories that are kept all the same."""
+MOST_PASSES = 10
+"""What is uncovered by taking one mark away can be another; deeper nesting is nobody's text."""
 
 
 def clean(text: str) -> str:
     """Text without mojibake, markup, emoji, control characters and odd white space.
 
-    A line break that ends a paragraph is kept as one. Cleaning twice changes nothing more.
+    Lines stay lines; empty ones go. Cleaning twice changes nothing more.
     """
-    import ftfy
-
-    while (
-        cleaner := _clean_once(ftfy.fix_text(text, normalization="NFC", uncurl_quotes=False))
-    ) != text:
-        # What is uncovered by taking one mark away can be another.
+    for _ in range(MOST_PASSES):
+        cleaner = _clean_once(text)
+        if cleaner == text:
+            break
         text = cleaner
     return text
 
 
 def _clean_once(text: str) -> str:
+    import ftfy
+
+    text = NESTED_AMPERSANDS.sub("&", text)
+    text = ftfy.fix_text(text, normalization="NFC", uncurl_quotes=False)
     for pattern, spoken in MARKUP:
         text = pattern.sub(spoken, text)
     kept = (
         " " if c == "\t" else c
         for c in text
-        if c in "\n\t°" or unicodedata.category(c) not in SILENT
+        if c in SPOKEN or unicodedata.category(c) not in SILENT
     )
     text = re.sub(r"[^\S\n]+", " ", "".join(kept))
     text = re.sub(r" ?\n[ \n]*", "\n", text)
@@ -62,6 +72,10 @@ def check(text: object) -> None:
             f"the text has {len(text):,} characters, at most {MOST_CHARACTERS:,} are spoken at "
             "once; split it"
         )
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise TextError(f"the text is no valid Unicode: {error}; read it as UTF-8") from None
     if not any(c.isalnum() for c in text):
         what = repr(text[:40]) if text.strip() else "empty"
         raise TextError(f"there is nothing to speak: the text is {what}")

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from voxtral_jax.text.duration import estimate_seconds
@@ -20,8 +21,8 @@ LANGUAGES = ["en", "fr", "de", "es", "it", "pt", "nl"]
 SCRIPTS = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "ARABIC": "ar", "DEVANAGARI": "hi"}
 ABBREVIATION = re.compile(r"^\W*\w{1,3}\.\s*$")
 """A "sentence" such as "M." is an abbreviation that the splitter does not know."""
-CLAUSE = re.compile(r".+?(?:[,;:、，；：—]+\s*|[.!?。！？]+\s+|$)", re.DOTALL)
-"""A clause with the punctuation and white space that end it."""
+CLAUSE_END = re.compile(r"(?<=[,;:.!?،؛؟।])\s+|[、，；：。！？—]+\s*")
+"""What ends a clause; within 1,000 or 9:30 there is no white space."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def split_text(text: str, longest: float = PART_SECONDS) -> list[Part]:
 
 
 def _by_clause(text: str) -> list[str]:
-    return CLAUSE.findall(text)
+    ends = [match.end() for match in CLAUSE_END.finditer(text)]
+    return [text[begin:end] for begin, end in pairwise([0, *ends, len(text)]) if begin < end]
 
 
 def _by_word(text: str) -> list[str]:
@@ -123,14 +125,17 @@ def _fit(
 
 def _merged(pieces: list[Part], longest: float) -> list[Part]:
     """Neighbours together as long as they are short enough; the last one's pause counts."""
-    groups: list[Part] = []
+    groups: list[list[Part]] = []
+    total = 0.0
     for piece in pieces:
-        together = groups[-1].text + piece.text if groups else ""
-        if groups and estimate_seconds(together) <= longest:
-            groups[-1] = Part(together, piece.pause_after)
+        seconds = estimate_seconds(piece.text)
+        total += seconds
+        if groups and total <= longest:
+            groups[-1].append(piece)
         else:
-            groups.append(piece)
-    return groups
+            groups.append([piece])
+            total = seconds
+    return [Part("".join(p.text for p in group), group[-1].pause_after) for group in groups]
 
 
 def _balanced(pieces: list[Part], longest: float) -> list[Part]:

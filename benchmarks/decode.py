@@ -1,0 +1,200 @@
+"""Speed of generation with random weights, against what the device's memory and matmuls allow.
+
+    python benchmarks/decode.py --params configs/nano/params.json --batch 1 --prompt 256
+
+Prints ms per frame, real-time factor, bytes and operations per frame, and their share of the
+measured ceilings; writes the same as JSON with --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hardware import Ceilings, measure, median_seconds
+
+from voxtral_jax import VoxtralConfig, enable_compilation_cache
+from voxtral_jax.buckets import bucket
+from voxtral_jax.codec import fold
+from voxtral_jax.codec.run import decode_chunk, decoder_stream
+from voxtral_jax.decoder.generate import Requests, generate, prefill
+from voxtral_jax.decoder.prompt import PromptBatch
+from voxtral_jax.flow import SOLVERS, Sampler
+from voxtral_jax.kernels import default_kernels
+from voxtral_jax.parameters import abstract_params, count, leaves, unflatten
+from voxtral_jax.runner import LEAST_CACHE
+
+CODEC_FRAMES = 8
+"""Frames of a codec chunk, as `synthesize` decodes them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Bytes that a frame must read at least (whatever the batch), and operations."""
+
+    bytes: float
+    operations: float
+
+
+def random_params(config: VoxtralConfig, dtype: jnp.dtype) -> Any:
+    """Random weights made on the device, one after the other, in their final types."""
+    flat = {}
+    for number, (path, leaf) in enumerate(leaves(abstract_params(config, encoder=False))):
+        shape = nn.meta.unbox(leaf).shape
+        kind = jnp.float32 if path[0] == "codec" else dtype
+        scale = 1.0 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5
+        key = jax.random.key(number)
+        flat[path] = jax.jit(lambda k, s=shape, t=kind, c=scale: c * jax.random.normal(k, s, t))(
+            key
+        )
+    return unflatten(flat)
+
+
+def frame_cost(config: VoxtralConfig, sampler: Sampler, batch: int, tokens: int, size: int) -> Cost:
+    """Least cost of one frame of `batch` sequences with `tokens` in the cache.
+
+    Weights are read once whatever the batch; the flow's once for each evaluation.
+    """
+    params = abstract_params(config, encoder=False)
+    tables = ("mm_audio_embeddings",)
+    decoder = count({k: v for k, v in params["decoder"].items() if k not in tables})
+    flow = params["flow"]
+    layers = count({k: v for k, v in flow.items() if k.startswith("layers")})
+    once = count({k: flow[k] for k in ("semantic_codebook_output", "llm_projection")})
+    small = count({k: flow[k] for k in ("input_projection", "acoustic_codebook_output")})
+    evaluations = sampler.steps * len(SOLVERS[sampler.solver].offsets)
+    cache = 2 * config.n_layers * config.n_kv_heads * config.head_dim * tokens * batch
+    weights = decoder + once + evaluations * (layers + small)
+    # Guidance doubles the rows; of three tokens the last layer asks for one.
+    share = (3 * (config.flow.n_layers - 1) + 1) / config.flow.n_layers
+    rows = decoder + once + evaluations * 2 * (layers * share + small)
+    attention = 4 * config.n_layers * config.n_heads * config.head_dim * tokens
+    return Cost(size * (weights + cache), 2 * batch * rows + batch * attention)
+
+
+def main() -> None:
+    """Parses the command line, measures, prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--params", type=Path, default=Path("configs/nano/params.json"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of each prompt")
+    parser.add_argument("--frames", type=int, default=64, help="frames generated in each run")
+    parser.add_argument("--solver", default="euler", choices=sorted(SOLVERS))
+    parser.add_argument("--steps", type=int, help="flow steps (default: the configuration's)")
+    parser.add_argument("--kernels", help="pallas, jnp or interpret (default: by backend)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="(default: by device)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="also write JSON here")
+    options = parser.parse_args()
+
+    enable_compilation_cache()
+    gpu = jax.default_backend() == "gpu"
+    dtype = jnp.dtype(options.dtype or ("bfloat16" if gpu else "float32"))
+    config = VoxtralConfig.load(options.params)
+    steps = options.steps or config.flow.n_decoding_steps
+    sampler = Sampler(options.solver, steps, options.kernels or default_kernels())
+    ceilings = measure(dtype)
+    params = random_params(config, dtype)
+    result = run(config, params, sampler, ceilings, options)
+    device = jax.devices()[0]
+    result |= {
+        "params": str(options.params),
+        "device": device.device_kind,
+        "dtype": str(dtype),
+        "jax": jax.__version__,
+        "date": datetime.date.today().isoformat(),
+        "batch": options.batch,
+        "prompt": options.prompt,
+        "frames": options.frames,
+        "solver": sampler.solver,
+        "steps": sampler.steps,
+        "kernels": sampler.kernels,
+    }
+    for name, value in result.items():
+        print(f"{name:32s} {value:,.4g}" if isinstance(value, float) else f"{name:32s} {value}")
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def run(
+    config: VoxtralConfig,
+    params: Any,
+    sampler: Sampler,
+    ceilings: Ceilings,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Measures prefill, frames and codec of one batch."""
+    batch, frames = options.batch, options.frames
+    length = bucket(options.prompt + frames, LEAST_CACHE)
+    random = np.random.default_rng(0)
+    prompt = PromptBatch(
+        jnp.asarray(random.integers(64, config.vocab_size, (batch, options.prompt)), jnp.int32),
+        jnp.full(batch, options.prompt, jnp.int32),
+        jnp.zeros((batch, 1, config.dim), jnp.float32),
+    )
+    requests = Requests(
+        seeds=jnp.arange(batch, dtype=jnp.uint32),
+        guidance=jnp.full(batch, 1.2, jnp.float32),
+        temperature=jnp.zeros(batch, jnp.float32),
+        top_p=jnp.ones(batch, jnp.float32),
+        least_frames=jnp.full(batch, frames, jnp.int32),
+        most_frames=jnp.full(batch, frames, jnp.int32),
+    )
+    speaker = {"decoder": params["decoder"], "flow": params["flow"]}
+
+    def start() -> Any:
+        return prefill(speaker, prompt, config=config, cache_length=length, most_frames=frames)[0]
+
+    times = []
+    for _ in range(options.repeats + 1):
+        state = jax.block_until_ready(start())
+        begun = time.perf_counter()
+        state = jax.block_until_ready(
+            generate(speaker, state, requests, frames, config=config, sampler=sampler)
+        )
+        times.append((time.perf_counter() - begun) / frames)
+    assert int(state.frames.min()) == frames, "every sequence must run its full length"
+    frame = float(np.median(times[1:]))
+
+    codec = fold(params["codec"], config.codec)
+    codes = np.zeros((batch, CODEC_FRAMES, config.codec.n_codebooks), np.int32)
+    valid = np.full(batch, CODEC_FRAMES, np.int32)
+    chunk = median_seconds(
+        lambda: decode_chunk(
+            codec, codes, valid, decoder_stream(config.codec, batch), config=config.codec
+        )[0]
+    )
+    size = jax.tree.leaves(speaker)[0].dtype.itemsize
+    cost = frame_cost(config, sampler, batch, options.prompt + frames // 2, size)
+    floor = max(cost.bytes / ceilings.bandwidth, cost.operations / ceilings.matmul)
+    frame_rate = config.codec.frame_rate
+    total = frame + chunk / CODEC_FRAMES
+    return {
+        "ms_per_frame": 1e3 * frame,
+        "floor_ms_per_frame": 1e3 * floor,
+        "time_over_floor": frame / floor,
+        "codec_ms_per_frame": 1e3 * chunk / CODEC_FRAMES,
+        "real_time_factor": total * frame_rate,
+        "audio_seconds_per_second": batch / (total * frame_rate),
+        "prefill_ms": 1e3 * median_seconds(start, options.repeats),
+        "bytes_per_frame": cost.bytes,
+        "operations_per_frame": cost.operations,
+        "bandwidth": ceilings.bandwidth,
+        "share_of_bandwidth": cost.bytes / frame / ceilings.bandwidth,
+        "matmul_rate": ceilings.matmul,
+        "share_of_matmul_rate": cost.operations / frame / ceilings.matmul,
+    }
+
+
+if __name__ == "__main__":
+    main()
