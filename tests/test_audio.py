@@ -2,11 +2,15 @@
 
 import io
 import warnings
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from conftest import REFERENCE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from voxtral_jax.audio import (
     FORMATS,
@@ -24,6 +28,7 @@ from voxtral_jax.audio import (
 from voxtral_jax.errors import AudioError
 
 RATE = 24_000
+LIBRISPEECH = Path(__file__).parents[2] / "shared" / "data" / "librispeech"
 
 
 def speech(seconds: float, rate: int = RATE, level: float = 0.2) -> np.ndarray:
@@ -57,6 +62,79 @@ def test_what_is_written_is_read(format: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize(("format", "closeness"), [("ogg", 0.3), ("opus", 0.2), ("mp3", 0.1)])
+def test_lossy_formats_keep_the_spectrum_of_speech(format: str, closeness: float) -> None:
+    samples, rate = soundfile.read(REFERENCE / "reference.wav", dtype="float32")
+    read, new_rate = soundfile.read(io.BytesIO(encode(samples, rate, format)), dtype="float32")
+    assert new_rate == rate
+    assert abs(len(read) - len(samples)) <= 0.1 * rate
+    ours, theirs = (np.abs(np.fft.rfft(x, 2 * len(samples))) for x in (samples, read))
+    # Third-octave-like bands of what carries a voice: 100 Hz to 4 kHz.
+    edges = np.geomspace(100, 4000, 16) * 2 * len(samples) / rate
+    bands = [slice(round(a), round(b)) for a, b in pairwise(edges)]
+    powers = np.array([[np.sum(x[band] ** 2) for band in bands] for x in (ours, theirs)])
+    assert np.abs(powers[1] / powers[0] - 1).max() < closeness
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2, 6])
+@pytest.mark.parametrize(
+    ("container", "subtype", "error"),
+    [
+        ("WAV", "PCM_U8", 1e-2),
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "PCM_32", 1e-6),
+        ("WAV", "FLOAT", 1e-6),
+        ("WAV", "DOUBLE", 1e-6),
+        ("FLAC", "PCM_16", 1e-4),
+        ("FLAC", "PCM_24", 1e-6),
+        ("OGG", "VORBIS", 0.1),
+        ("MP3", "MPEG_LAYER_III", 0.1),
+    ],
+)
+def test_every_common_kind_of_file_is_read(
+    rate: int, channels: int, container: str, subtype: str, error: float, tmp_path: Path
+) -> None:
+    if container == "MP3" and channels > 2:
+        pytest.skip("MP3 has two channels at most")
+    levels = 0.5 / np.arange(1, channels + 1)
+    samples = tone(0.3, rate)[:, None] * levels
+    path = tmp_path / f"a.{container.lower()}"
+    soundfile.write(path, samples, rate, subtype=subtype, format=container)
+    read, read_rate = read_audio(path)
+    assert (read_rate, read.shape[1], read.dtype) == (rate, channels, np.float32)
+    assert abs(len(read) - len(samples)) <= 0.1 * rate
+    inner = slice(rate // 10, rate // 5)
+    found = np.sqrt(2 * np.mean(np.square(read[inner]), axis=0))
+    np.testing.assert_allclose(found, levels, atol=error)
+    if error < 0.1:
+        np.testing.assert_allclose(read, samples, atol=error)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(["wav", "flac", "ogg", "mp3"]), st.data())
+def test_no_damage_breaks_the_reader(noise: bytes, format: str, data: st.DataObject) -> None:
+    whole = encode(0.5 * tone(0.1, RATE), RATE, format)
+    place = data.draw(st.integers(0, min(len(whole), 400)))
+    for damaged in (noise, whole[:place], whole[:place] + noise + whole[place + len(noise) :]):
+        message = ""
+        try:
+            assert np.isfinite(read_audio(io.BytesIO(damaged))[0]).all()
+        except AudioError as error:
+            message = str(error)
+        assert message == "" or message.startswith("the audio ")
+
+
+@pytest.mark.parametrize(("rate", "target"), [(8_000, RATE), (44_100, RATE), (48_000, 16_000)])
+def test_resampling_keeps_a_tones_pitch_level_and_length(rate: int, target: int) -> None:
+    resampled = resample(0.5 * tone(1.0, rate), rate, target)
+    assert resampled.shape == (target,)
+    assert resampled.dtype == np.float32
+    inner = slice(target // 10, -target // 10)
+    np.testing.assert_allclose(resampled[inner], 0.5 * tone(1.0, target)[inner], atol=2e-3)
+
+
 def test_a_file_object_and_mono_at_another_rate() -> None:
     stereo = np.stack([tone(0.5, 48_000), -0.5 * tone(0.5, 48_000)], axis=1)
     buffer = io.BytesIO()
@@ -84,7 +162,7 @@ def test_too_many_channels_of_samples_are_refused(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.write(header)
         file.truncate(len(header) + frames * channels * 2)  # sparse: takes no space
-    with pytest.raises(AudioError, match="wide.wav holds 8 channels .* mix it down to mono"):
+    with pytest.raises(AudioError, match=r"wide.wav holds 8 channels .* mix it down to mono"):
         read_audio(path)
 
 
@@ -167,6 +245,25 @@ def test_references_are_trimmed_and_equally_loud(level: float) -> None:
     np.testing.assert_array_equal(reference, prepare_reference(recording, RATE))
 
 
+def test_a_prepared_reference_is_left_as_it_is() -> None:
+    once = prepare_reference(speech(5), RATE)
+    np.testing.assert_allclose(prepare_reference(once, RATE), once, atol=1e-4)
+
+
+def test_real_speech_makes_a_reference() -> None:
+    if not LIBRISPEECH.is_dir():
+        pytest.skip("needs ../shared/data/librispeech")
+    for path in sorted(LIBRISPEECH.glob("*.flac"))[::40]:
+        samples, rate = read_audio(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            reference = prepare_reference(samples, rate)
+        peak = np.abs(reference).max()
+        assert peak <= 0.8911
+        assert loudness(reference) == pytest.approx(-20, abs=0.1) or peak > 0.89
+        assert len(reference) <= round(len(samples) * RATE / rate)
+
+
 def test_any_rate_channels_and_type_come_out_mono() -> None:
     stereo = np.stack([speech(4, 44_100)] * 2, axis=1)
     reference = prepare_reference((stereo * 32767).astype(np.int16), 44_100)
@@ -175,7 +272,7 @@ def test_any_rate_channels_and_type_come_out_mono() -> None:
 
 def test_peaks_stay_under_one_decibel() -> None:
     recording = speech(4, level=0.02)
-    recording[::RATE // 2] = 0.9
+    recording[:: RATE // 2] = 0.9
     assert np.abs(prepare_reference(recording, RATE)).max() == pytest.approx(0.891, abs=1e-3)
 
 
@@ -282,6 +379,22 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="the sample rate"):
         write_audio(tmp_path / "a.wav", silence(0.1), 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(b"old")
+    with pytest.raises(AudioError, match="finite"):
+        write_audio(path, np.array([np.inf], np.float32), RATE)
+
+    def full(source: object, target: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(AudioError, match=r"cannot write .*a\.wav.*No space left"):
+        write_audio(path, silence(0.1), RATE)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_is_replaced_and_a_pipe_written_to(tmp_path: Path) -> None:

@@ -168,11 +168,19 @@ def test_a_stream_restarts_where_its_frame_count_is_zero(model: Model) -> None:
     assert error(np.asarray(samples[0]), decode_codes(model, codes[0])) > EXACT
 
 
+ONE_LAYER = {
+    "encoder_transformer_lengths_str": "1,1,1,1",
+    "decoder_transformer_lengths_str": "1,1,1,1",
+}
 VARIANTS = {
-    "no weight norm": {"conv_weight_norm": False},
-    "no layer scale, no query norm": {"layer_scale": False, "qk_norm": False},
-    "fixed window": {"half_attn_window_upon_downsampling": False},
-    "six heads, grouped": {"n_heads": 6, "n_kv_heads": 3},
+    "no norms, no scales, fixed window": ONE_LAYER
+    | {
+        "conv_weight_norm": False,
+        "layer_scale": False,
+        "qk_norm": False,
+        "half_attn_window_upon_downsampling": False,
+    },
+    "six heads, grouped": ONE_LAYER | {"n_heads": 6, "n_kv_heads": 3},
     "three stages": {
         "encoder_transformer_lengths_str": "1,1,2",
         "encoder_convs_kernels_str": "3,5,3",
@@ -181,7 +189,8 @@ VARIANTS = {
         "decoder_convs_kernels_str": "3,3,4",
         "decoder_convs_strides_str": "1,2,2",
     },
-    "a stage without convolution": {
+    "a stage without convolution": ONE_LAYER
+    | {
         "encoder_convs_kernels_str": "4,1,4,3",
         "encoder_convs_strides_str": "2,1,2,1",
         "decoder_convs_kernels_str": "3,4,1,4",

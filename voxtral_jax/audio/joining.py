@@ -18,8 +18,6 @@ LEAD_BLOCKS = 2
 """Silent blocks kept before a later part's first sound."""
 TAIL_BLOCKS = 3
 """Silent blocks kept after a part's last sound, before the pause."""
-ENDING_BLOCKS = 2
-"""Newest blocks kept back, as they may be a part's end: one that is whole, so that a fade fits."""
 FADE_SECONDS = 0.005
 MEASURE_SECONDS = 3.0
 """Sound that a part's loudness is measured on; a later part is held back that long."""
@@ -71,7 +69,7 @@ class PartJoiner:
         self._powers: list[float] = []  # of the blocks with sound, as far as measured
         self._quiet: list[np.ndarray] = []  # silent blocks that only sound can release
         self._gain: float | None = 1.0 if self._target is None else None
-        self._last: list[np.ndarray] = []  # the newest released blocks: they may be the part's end
+        self._last: list[np.ndarray] = []  # the newest block with sound: it may be the part's end
         self._begun = False
 
     def push(self, samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " R"]:
@@ -134,8 +132,8 @@ class PartJoiner:
             peak = max(float(np.abs(block).max()) for block in self._held)
             self._gain = min(max(gain, 1 / GAIN_LIMIT), GAIN_LIMIT, max(1.0, PEAK / peak))
         blocks = [*self._last, *self._scaled(self._held)]
-        self._last, self._held = blocks[-ENDING_BLOCKS:], []
-        return blocks[:-ENDING_BLOCKS]
+        self._last, self._held = blocks[-1:], []
+        return blocks[:-1]
 
     def _scaled(self, blocks: list[np.ndarray]) -> list[np.ndarray]:
         if self._gain is None or self._gain == 1.0:

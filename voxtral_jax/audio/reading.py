@@ -40,7 +40,11 @@ def read_audio(file: str | os.PathLike[str] | BinaryIO) -> tuple[Float[np.ndarra
     try:
         with soundfile.SoundFile(file) as sound:
             rate = sound.samplerate
-            check_rate(rate)
+            if not RATES[0] <= rate <= RATES[1]:
+                raise AudioError(
+                    f"{name} has a sample rate of {rate} Hz, recordings have {RATES[0]} to "
+                    f"{RATES[1]}; is it damaged?"
+                )
             if sound.frames > LONGEST_FILE * rate:
                 raise AudioError(
                     f"{name} lasts {sound.frames / rate / 60:.1f} minutes, at most "

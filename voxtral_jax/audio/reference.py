@@ -66,10 +66,11 @@ def prepare_reference(
         raise AudioError(_too_short("lasts {:.1f} s", len(samples) / target_rate))
     # A constant offset cannot be heard, but would pass for sound.
     samples = samples - samples.mean(dtype=np.float64).astype(np.float32)
-    if np.abs(samples).max() < SILENT_PEAK:
+    peak = np.abs(samples).max()
+    if peak < SILENT_PEAK:
         raise AudioError("the reference is silent; record it again, closer to the microphone")
     active = librosa.effects.split(
-        samples,
+        samples / peak,  # librosa takes all under -100 dBFS for equally loud
         top_db=SILENCE_DB,
         frame_length=round(FRAME_SECONDS * target_rate),
         hop_length=round(HOP_SECONDS * target_rate),

@@ -60,9 +60,9 @@ def check_output(path: str | os.PathLike[str], format: str | None = None) -> Non
     """Raises AudioError if `path` cannot be written in that format; - is stdout, as wav."""
     if str(path) == "-":
         format = format or "wav"
-    elif not Path(path).absolute().parent.is_dir():
+    elif not os.path.isdir(Path(path).absolute().parent):
         raise AudioError(f"{path}: the directory {Path(path).parent} does not exist")
-    elif Path(path).is_dir():
+    elif os.path.isdir(path):
         raise AudioError(f"{path} is a directory; name a file in it")
     format_of(path, format)
 

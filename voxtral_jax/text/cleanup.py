@@ -18,12 +18,14 @@ MARKUP = (
     (re.compile(r"^[^\S\n]*+(?:[-*_=][^\S\n]*+){3,}$", re.MULTILINE), ""),  # rules
     # Headings, lists and quotations.
     (re.compile(r"^[^\S\n]*+(?:(?:[-*+>•]|#{1,6})[^\S\n]++)++", re.MULTILINE), ""),
-    (re.compile(r"`"), ""),
+    (re.compile("[`\ufe00-\ufe0f\u20e3]"), ""),  # code; what turns a character into an emoji
     # Emphasis opens before a word or closes after one; 2*3, f(x)*2 and snake_case have none.
     (re.compile(r"(?<![\w*)\]}])[*_]++(?=\S)|(?<=\S)(?<![*_])[*_]++(?![\w(\[{])"), ""),
     (re.compile(r"(?<=[^\W\d_])\*\*(?=[^\W\d_])"), ""),  # within a word, as in Chinese
 )
 """Markdown -> what is spoken of it."""
+WIDE = re.compile("[０-９Ａ-Ｚａ-ｚｦ-ﾟ]+")
+"""Letters and digits of another width; full-width punctuation is how Chinese and Japanese pause."""
 NESTED_AMPERSANDS = re.compile(r"&(?:amp;|#38;)+")
 SILENT = {"Cc", "Cf", "Co", "Cs", "Cn", "So", "Sk"}
 """Unicode categories that are not spoken: controls, private use, pictographs, modifiers."""
@@ -50,7 +52,8 @@ def _clean_once(text: str) -> str:
     import ftfy
 
     text = NESTED_AMPERSANDS.sub("&", text)
-    text = ftfy.fix_text(text, normalization="NFC", uncurl_quotes=False)
+    text = ftfy.fix_text(text, normalization="NFC", uncurl_quotes=False, fix_character_width=False)
+    text = WIDE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
     for pattern, spoken in MARKUP:
         text = pattern.sub(spoken, text)
     kept = (

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,9 +19,23 @@ AFTER_SENTENCE, AFTER_PARAGRAPH, AFTER_CLAUSE, WITHIN_CLAUSE = 0.35, 0.6, 0.15, 
 """Seconds of pause after a part, by what ends it."""
 LANGUAGES = ["en", "fr", "de", "es", "it", "pt", "nl"]
 """Latin-script languages told apart by their words; the others by their script."""
-SCRIPTS = {"HIRAGANA": "ja", "KATAKANA": "ja", "HANGUL": "ko", "ARABIC": "ar", "DEVANAGARI": "hi"}
-ABBREVIATION = re.compile(r"^\W*\w{1,3}\.\s*$")
-"""A "sentence" such as "M." is an abbreviation that the splitter does not know."""
+SCRIPTS = {
+    "HIRAGANA": "ja",
+    "KATAKANA": "ja",
+    "CJK": "zh",
+    "HANGUL": "ko",
+    "ARABIC": "ar",
+    "DEVANAGARI": "hi",
+}
+LATIN_SHARE = 3
+"""A foreign word in a text of another script, or the reverse, does not make its language."""
+WINDOW = 5_000
+"""Characters that the splitter sees at once: its time grows with their square."""
+ABBREVIATION = re.compile(
+    r"(?:^\W*\w{1,3}|\b(?:[A-Z]|Dr|MM|Mlle|Mme|Ms|Pr|Srta|Ste?|approx|vol"
+    r"|mevr|mw|ds|jhr|mej|o\.a|d\.w\.z|Abb|Bd|Dipl|Hrn|Kap|Av|cap|núm|pág|pag))\.\s*$"
+)
+"""The end of a "sentence" that goes on: an abbreviation that the splitter does not know."""
 CLAUSE_END = re.compile(r"(?<=[,;:.!?،؛؟।])\s+|[、，；：。！？—]+\s*")
 """What ends a clause; within 1,000 or 9:30 there is no white space."""
 
@@ -44,14 +59,21 @@ def _identifier() -> Any:
 
 def language_of(text: str) -> str:
     """ISO 639-1 code of the language a text is most likely in."""
-    han = False
-    for character in text:
-        if character.isalpha() and not character.isascii():
-            script = unicodedata.name(character, "").split(" ", 1)[0]
-            if script in SCRIPTS:
-                return SCRIPTS[script]
-            han |= script == "CJK"
-    return "zh" if han else str(_identifier().classify(text)[0])
+    votes = Counter(_language_of_letter(c) for c in text if c.isalpha())
+    others = votes.pop("", 0)
+    if votes["ja"]:
+        votes["ja"] += votes.pop("zh", 0)
+    language, letters = max(votes.items(), key=lambda vote: vote[1], default=("", 0))
+    if letters and LATIN_SHARE * letters >= others:
+        return language
+    return str(_identifier().classify(text)[0])
+
+
+@cache
+def _language_of_letter(letter: str) -> str:
+    """By its script; empty for Latin and others that tell nothing."""
+    script = "" if letter.isascii() else unicodedata.name(letter, "").split(" ", 1)[0]
+    return SCRIPTS.get(script, "")
 
 
 def split_sentences(text: str, language: str | None = None) -> list[str]:
@@ -60,28 +82,43 @@ def split_sentences(text: str, language: str | None = None) -> list[str]:
     Args:
         language: ISO 639-1 code; found out by default.
     """
+    sentences: list[list[str]] = []
+    for piece in _segments(language or language_of(text), text):
+        if sentences and ABBREVIATION.search("".join(sentences[-1][-2:])):
+            sentences[-1].append(piece)
+        else:
+            sentences.append([piece])
+    return ["".join(pieces) for pieces in sentences]
+
+
+def _segments(language: str, text: str) -> Iterator[str]:
     import sentencex
 
-    sentences: list[str] = []
-    for piece in sentencex.segment(language or language_of(text), text):
-        if sentences and ABBREVIATION.match(sentences[-1]):
-            sentences[-1] += piece
-        else:
-            sentences.append(piece)
-    return sentences
+    rest = ""
+    for start in range(0, len(text), WINDOW):
+        # A window's last sentence goes on in the next, unless it fills a window by itself.
+        *whole, rest = sentencex.segment(language, rest + text[start : start + WINDOW])
+        yield from whole
+        if len(rest) > WINDOW:
+            yield rest
+            rest = ""
+    if rest:
+        yield rest
 
 
 def split_text(text: str, longest: float = PART_SECONDS) -> list[Part]:
     """Parts of at most about `longest` seconds, cut at paragraphs, sentences, clauses, words.
 
-    A text that is short enough is one part. Nothing but white space is lost.
+    A text that is short enough is one part. Nothing is lost but white space, and lines without a
+    letter or digit.
     """
     text = text.strip()
     if estimate_seconds(text) <= longest:
         return [Part(text, AFTER_SENTENCE)]
     language = language_of(text)
     parts: list[Part] = []
-    for paragraph in filter(None, (p.strip() for p in text.splitlines())):
+    paragraphs = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
+    for paragraph in paragraphs or [text]:
         pieces = _fit(split_sentences(paragraph, language), longest, AFTER_SENTENCE, CUTS)
         *inner, last = _balanced(pieces, longest)
         parts += [*inner, Part(last.text, AFTER_PARAGRAPH)]
@@ -135,13 +172,28 @@ def _merged(pieces: list[Part], longest: float) -> list[Part]:
         else:
             groups.append([piece])
             total = seconds
-    return [Part("".join(p.text for p in group), group[-1].pause_after) for group in groups]
+    return [_together(group) for group in groups]
 
 
 def _balanced(pieces: list[Part], longest: float) -> list[Part]:
     """Groups of about equal length, so that no part is a lonely word."""
-    total = sum(estimate_seconds(piece.text) for piece in pieces)
-    count = max(1, -(-total // longest))
-    # An even share and some more, as sentences do not fill it exactly.
-    groups = _merged(pieces, min(longest, 1.15 * total / count))
-    return [Part(part.text.strip(), part.pause_after) for part in groups if part.text.strip()]
+    left = sum(estimate_seconds(piece.text) for piece in pieces)
+    groups_left = len(_merged(pieces, longest))
+    groups: list[list[Part]] = [[]]
+    total = 0.0
+    for piece in pieces:
+        seconds = estimate_seconds(piece.text)
+        has_its_share = groups_left > 1 and total + seconds / 2 > left / groups_left
+        if groups[-1] and (has_its_share or total + seconds > longest):
+            groups.append([])
+            left -= total
+            groups_left -= 1
+            total = 0.0
+        groups[-1].append(piece)
+        total += seconds
+    parts = map(_together, groups)
+    return [Part(part.text.strip(), part.pause_after) for part in parts if part.text.strip()]
+
+
+def _together(pieces: list[Part]) -> Part:
+    return Part("".join(piece.text for piece in pieces), pieces[-1].pause_after)
