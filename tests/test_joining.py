@@ -1,14 +1,27 @@
 """Joined parts: one loudness, no clicks, and the same samples however they arrive."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voxtral_jax.audio import PartJoiner, join
+from voxtral_jax.audio import PartJoiner
 
 RATE = 8_000
 PAUSES = [0.3, 0.15, 0.0]
+
+
+def join(parts: Sequence[np.ndarray], pauses: Sequence[float], rate: int) -> np.ndarray:
+    """Each part whole."""
+    joiner = PartJoiner(len(parts), rate)
+    pieces = [
+        piece
+        for part, pause in zip(parts, pauses, strict=True)
+        for piece in (joiner.push(part), joiner.end_part(pause))
+    ]
+    return np.concatenate(pieces)
 
 
 def tone(seconds: float, level: float, hertz: float = 220.0) -> np.ndarray:

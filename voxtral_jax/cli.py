@@ -140,7 +140,7 @@ def _write(model: Model, text: str, options: dict[str, Any], format: str | None,
     from rich.console import Console
 
     from voxtral_jax import synthesize
-    from voxtral_jax.audio import encode, format_of
+    from voxtral_jax.audio import encode
 
     console = Console(stderr=True)
     with console.status("speaking") if console.is_terminal else nullcontext() as status:
@@ -154,7 +154,7 @@ def _write(model: Model, text: str, options: dict[str, Any], format: str | None,
         sys.stdout.buffer.write(encode(speech.samples, speech.sample_rate, format or "wav"))
         sys.stdout.buffer.flush()
     else:
-        speech.save(out, format_of(out, format))
+        speech.save(out, format)
     _summary(out, speech.seconds, speech.timings.first_audio, speech.timings.total, speech)
 
 

@@ -1,7 +1,7 @@
 """Audio in and out of the model: files, references to clone, joints between parts."""
 
-from voxtral_jax.audio.joining import PartJoiner, join
-from voxtral_jax.audio.reading import load_mono, read_audio, resample, to_mono
+from voxtral_jax.audio.joining import PartJoiner
+from voxtral_jax.audio.reading import read_audio, resample, to_mono
 from voxtral_jax.audio.reference import prepare_reference
 from voxtral_jax.audio.writing import (
     FORMATS,
@@ -20,8 +20,6 @@ __all__ = [
     "check_output",
     "encode",
     "format_of",
-    "join",
-    "load_mono",
     "pcm",
     "play",
     "prepare_reference",

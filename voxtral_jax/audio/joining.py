@@ -6,8 +6,6 @@ into chunks gives the same samples. A single part passes through untouched.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from jaxtyping import Float
 
@@ -27,19 +25,6 @@ PEAK = 0.99
 """No peak exceeds this where a part is made louder."""
 KNEE = 0.9
 """From here on a louder part's peaks are rounded off towards `PEAK`, instead of clipped."""
-
-
-def join(
-    parts: Sequence[Float[np.ndarray, " S"]], pauses: Sequence[float], sample_rate: int
-) -> Float[np.ndarray, " R"]:
-    """All parts in one, with `pauses[i]` seconds of silence after part i (none after the last)."""
-    joiner = PartJoiner(len(parts), sample_rate)
-    pieces = [
-        piece
-        for part, pause in zip(parts, pauses, strict=True)
-        for piece in (joiner.push(part), joiner.end_part(pause))
-    ]
-    return _together(pieces)
 
 
 class PartJoiner:

@@ -68,16 +68,6 @@ def read_audio(file: str | os.PathLike[str] | BinaryIO) -> tuple[Float[np.ndarra
     return samples, rate
 
 
-def load_mono(file: str | os.PathLike[str] | BinaryIO, target_rate: int) -> Float[np.ndarray, " S"]:
-    """A file's audio as one channel (float32) at `target_rate` Hz.
-
-    Raises:
-        AudioError: see `read_audio` and `resample`.
-    """
-    samples, rate = read_audio(file)
-    return resample(to_mono(samples), rate, target_rate)
-
-
 def to_mono(samples: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, " S"]:
     """Mean of the channels of `[S]` or `[S, channels]`, float32; integers are scaled to [-1, 1].
 
