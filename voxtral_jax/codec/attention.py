@@ -87,13 +87,8 @@ class CodecTransformer(nn.Module):
     ) -> tuple[Float[Array, "B N dim"], tuple[KeyValues, ...]]:
         """Args: a chunk, keys and values before it, steps before it; valid steps do not matter."""
         c = self.config
-        layer = LayerConfig(
-            dim=c.dim,
-            n_heads=c.n_heads,
-            n_kv_heads=c.n_kv_heads,
-            head_dim=c.head_dim,
-            hidden_dim=c.hidden_dim,
-            norm_eps=c.norm_eps,
+        layer = LayerConfig.of(
+            c,
             qk_norm_eps=c.qk_norm_eps if c.qk_norm else None,
             layer_scale_init=c.layer_scale_init if c.layer_scale else None,
             part="codec_",

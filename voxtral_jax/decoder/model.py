@@ -73,16 +73,8 @@ class Decoder(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        layer = LayerConfig(
-            dim=c.dim,
-            n_heads=c.n_heads,
-            n_kv_heads=c.n_kv_heads,
-            head_dim=c.head_dim,
-            hidden_dim=c.hidden_dim,
-            norm_eps=c.norm_eps,
-        )
         self.mm_audio_embeddings = InputEmbeddings(c)
-        self.layers = [TransformerLayer(layer) for _ in range(c.n_layers)]
+        self.layers = [TransformerLayer(LayerConfig.of(c)) for _ in range(c.n_layers)]
         self.norm = RMSNorm(c.norm_eps)
 
     def embed_text(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch D"]:

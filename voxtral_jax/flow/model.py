@@ -60,15 +60,7 @@ class FlowHead(nn.Module):
 
     def setup(self) -> None:
         audio, c = self.config, self.config.acoustic_transformer_args
-        layer = LayerConfig(
-            dim=c.dim,
-            n_heads=c.n_heads,
-            n_kv_heads=c.n_kv_heads,
-            head_dim=c.head_dim,
-            hidden_dim=c.hidden_dim,
-            norm_eps=c.norm_eps,
-            part="flow_",
-        )
+        layer = LayerConfig.of(c, part="flow_")
         self.semantic_codebook_output = Linear(audio.semantic_rows, ("vocab", "embed"))
         self.input_projection = Linear(c.dim, ("embed", None))
         self.time_embedding = TimeEmbedding(c.dim)

@@ -16,27 +16,25 @@ from voxtral_jax.flow.model import FlowHead
 from voxtral_jax.kernels.ode_step import ode_last_step, ode_step
 from voxtral_jax.nn.module import apply
 
-Velocity: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
-"""`velocity(x, time_token) -> (conditional, unconditional)`."""
+Velocities: TypeAlias = tuple[Array, Array]
+"""With and without the condition."""
+Field: TypeAlias = Callable[[Array, Array], Velocities]
+"""`field(x, time_token)`: the velocities at x."""
+Move: TypeAlias = Callable[[Array, Velocities, float], Array]
+"""`move(x, velocities, dt)`: x after following the guided velocity for dt."""
 
 
 class Solver(Protocol):
-    """An explicit one-step method: `x + dt * direction(...)`."""
+    """An explicit one-step method: from x it moves along `direction` for the whole step."""
 
     @property
     def offsets(self) -> tuple[float, ...]:
         """Where in the step the velocity is needed, as fractions of it."""
 
     def direction(
-        self,
-        velocity: Velocity,
-        x: Array,
-        time_tokens: Array,
-        guidance: Array,
-        dt: float,
-        kernels: str,
-    ) -> tuple[Array, Array]:
-        """The velocities (conditional, unconditional) to follow for the whole step."""
+        self, field: Field, move: Move, x: Array, time_tokens: Array, dt: float
+    ) -> Velocities:
+        """The velocities to follow; `time_tokens` holds one for each offset."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +44,10 @@ class Euler:
     offsets: tuple[float, ...] = (0.0,)
 
     def direction(
-        self,
-        velocity: Velocity,
-        x: Array,
-        time_tokens: Array,
-        guidance: Array,
-        dt: float,
-        kernels: str,
-    ) -> tuple[Array, Array]:
-        """The velocity at the start of the step."""
-        return velocity(x, time_tokens[0])
+        self, field: Field, move: Move, x: Array, time_tokens: Array, dt: float
+    ) -> Velocities:
+        """The velocities at the start of the step."""
+        return field(x, time_tokens[0])
 
 
 @dataclass(frozen=True)
@@ -65,18 +57,11 @@ class Midpoint:
     offsets: tuple[float, ...] = (0.0, 0.5)
 
     def direction(
-        self,
-        velocity: Velocity,
-        x: Array,
-        time_tokens: Array,
-        guidance: Array,
-        dt: float,
-        kernels: str,
-    ) -> tuple[Array, Array]:
-        """The velocity half a step ahead."""
-        start = velocity(x, time_tokens[0])
-        middle = ode_step(x, *start, guidance, dt / 2, kernels)
-        return velocity(middle, time_tokens[1])
+        self, field: Field, move: Move, x: Array, time_tokens: Array, dt: float
+    ) -> Velocities:
+        """The velocities half a step ahead."""
+        middle = move(x, field(x, time_tokens[0]), dt / 2)
+        return field(middle, time_tokens[1])
 
 
 SOLVERS: dict[str, Solver] = {"euler": Euler(), "midpoint": Midpoint()}
@@ -144,7 +129,7 @@ def sample_flow(
     # Guidance is one more row for each sequence: the weights are read once for both.
     condition = jnp.concatenate([conditional, jnp.zeros_like(conditional)])
 
-    def velocity(x: Array, time_token: Array) -> tuple[Array, Array]:
+    def field(x: Array, time_token: Array) -> Velocities:
         both = apply(
             head,
             params,
@@ -155,11 +140,13 @@ def sample_flow(
         )
         return both[: x.shape[0]], both[x.shape[0] :]
 
+    def move(x: Array, velocities: Velocities, dt: float) -> Array:
+        return ode_step(x, *velocities, guidance, dt, sampler.kernels)
+
     def step(x: Array, time_tokens: Array) -> tuple[Array, None]:
-        direction = solver.direction(velocity, x, time_tokens, guidance, dt, sampler.kernels)
-        return ode_step(x, *direction, guidance, dt, sampler.kernels), None
+        return move(x, solver.direction(field, move, x, time_tokens, dt), dt), None
 
     x, _ = jax.lax.scan(step, noise.astype(jnp.float32), table[:-1])
-    direction = solver.direction(velocity, x, table[-1], guidance, dt, sampler.kernels)
+    last = solver.direction(field, move, x, table[-1], dt)
     levels = config.acoustic_codebook_size
-    return ode_last_step(x, *direction, guidance, dt, levels, sampler.kernels)
+    return ode_last_step(x, *last, guidance, dt, levels, sampler.kernels)

@@ -12,11 +12,16 @@ from typing import Any, TypeAlias
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from voxtral_jax.config import AcousticTransformerConfig, CodecConfig, VoxtralConfig
 from voxtral_jax.nn.linear import Linear, RMSNorm, SwiGLU
 from voxtral_jax.nn.module import declare
 
 Attend: TypeAlias = Callable[[Array, Array, Array], tuple[Array, Any]]
 """`attend(q [B T H head], k [B T G head], v) -> (values [B T' H head], state to hand back)`."""
+
+
+Sizes: TypeAlias = AcousticTransformerConfig | CodecConfig | VoxtralConfig
+"""Configurations that describe a transformer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,19 @@ class LayerConfig:
     qk_norm_eps: float | None = None
     layer_scale_init: float | None = None
     part: str = ""
+
+    @classmethod
+    def of(cls, config: Sizes, **more: Any) -> LayerConfig:
+        """The layer of a part of the model, from that part's configuration."""
+        return cls(
+            dim=config.dim,
+            n_heads=config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            head_dim=config.head_dim,
+            hidden_dim=config.hidden_dim,
+            norm_eps=config.norm_eps,
+            **more,
+        )
 
 
 class Attention(nn.Module):
