@@ -14,10 +14,10 @@ import datetime
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,7 @@ from hardware import Ceilings, measure, median_seconds
 
 from voxtral_jax import VoxtralConfig, enable_compilation_cache
 from voxtral_jax.buckets import bucket
+from voxtral_jax.checkpoint.weights import CODEC_DTYPE
 from voxtral_jax.codec import fold
 from voxtral_jax.codec.run import decode_chunk, decoder_stream
 from voxtral_jax.decoder.generate import Requests, generate, prefill
@@ -46,17 +47,19 @@ class Cost:
     operations: float
 
 
+@partial(jax.jit, static_argnames=("shape", "dtype"))
+def random_weight(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Normal numbers of a size that keeps activations healthy."""
+    scale = 1.0 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5
+    return scale * jax.random.normal(key, shape, dtype)
+
+
 def random_params(config: VoxtralConfig, dtype: jnp.dtype) -> Any:
     """Random weights made on the device, one after the other, in their final types."""
     flat = {}
     for number, (path, leaf) in enumerate(leaves(abstract_params(config, encoder=False))):
-        shape = nn.meta.unbox(leaf).shape
-        kind = jnp.float32 if path[0] == "codec" else dtype
-        scale = 1.0 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5
-        key = jax.random.key(number)
-        flat[path] = jax.jit(lambda k, s=shape, t=kind, c=scale: c * jax.random.normal(k, s, t))(
-            key
-        )
+        kind = CODEC_DTYPE if path[0] == "codec" else dtype
+        flat[path] = random_weight(jax.random.key(number), leaf.value.shape, kind)
     return unflatten(flat)
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import textwrap
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -273,6 +274,16 @@ def test_no_part_is_too_long_and_only_space_is_lost(text: str, longest: float) -
     assert all(estimate_seconds(part.text) <= longest + 1e-6 for part in parts)
     assert all(part.text == part.text.strip() for part in parts)
     assert len(parts) == 1 or all(part.text for part in parts)
+
+
+def test_lines_wrapped_at_a_width_are_no_paragraphs() -> None:
+    sentence = "This is a sentence of a text that somebody has wrapped at seventy columns. "
+    wrapped = textwrap.fill(sentence * 12, 70)
+    assert wrapped.count("\n") > 10
+    flowing = split_text(sentence * 12)
+    assert split_text(wrapped) == flowing
+    assert {part.pause_after for part in flowing[:-1]} == {0.35}
+    assert len(split_text(f"A short heading\n{wrapped}")) == len(flowing) + 1
 
 
 def test_a_short_text_is_one_part() -> None:

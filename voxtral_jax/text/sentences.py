@@ -39,6 +39,9 @@ ABBREVIATION = re.compile(
 CLAUSE_END = re.compile(r"(?<=[,;:.!?،؛؟।])\s+|[、，；：。！？—]+\s*")
 """What ends a clause; within 1,000 or 9:30 there is no white space."""
 
+WRAPPED_LINES = range(50, 121)
+"""Lines of so many characters are those of a text wrapped at a width: the next one goes on."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -117,12 +120,26 @@ def split_text(text: str, longest: float = PART_SECONDS) -> list[Part]:
         return [Part(text, AFTER_SENTENCE)]
     language = language_of(text)
     parts: list[Part] = []
-    paragraphs = [line.strip() for line in text.splitlines() if any(map(str.isalnum, line))]
-    for paragraph in paragraphs or [text]:
+    for paragraph in _paragraphs(text) or [text]:
         pieces = _fit(split_sentences(paragraph, language), longest, AFTER_SENTENCE, CUTS)
         *inner, last = _balanced(pieces, longest)
         parts += [*inner, Part(last.text, AFTER_PARAGRAPH)]
     return parts
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Lines with something to say; those of a text wrapped at a fixed width are put together."""
+    paragraphs: list[str] = []
+    goes_on = False
+    for line in map(str.strip, text.splitlines()):
+        if not any(map(str.isalnum, line)):
+            continue
+        if goes_on:
+            paragraphs[-1] += " " + line
+        else:
+            paragraphs.append(line)
+        goes_on = len(line) in WRAPPED_LINES
+    return paragraphs
 
 
 def _by_clause(text: str) -> list[str]:
