@@ -68,6 +68,26 @@ def test_a_stream_to_stdout_is_what_a_file_would_hold(capfdbinary, reference: Pa
     assert (len(samples), rate) == (len(theirs), 24_000)
 
 
+def test_a_stream_is_played_as_it_comes(capfdbinary, monkeypatch, reference, tmp_path) -> None:
+    heard = tmp_path / "heard.wav"
+    player = tmp_path / "aplay"
+    player.write_text(f'#!/bin/sh\ncat > "{heard}"\n')
+    player.chmod(0o755)
+    common = ("--model", reference, "--text", "Hello there.", *SHORT)
+    _, streamed, _ = call(capfdbinary, *common, "--stream", "--out", "-")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr("voxtral_jax.audio.writing.PLAYERS", (["aplay", "-q", "-"],))
+    code, out, err = call(capfdbinary, *common, "--stream")
+    assert code == 0
+    assert out == b""
+    assert heard.read_bytes() == streamed
+    assert "player: 0.96 s of audio" in err
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    code, _, err = call(capfdbinary, *common, "--stream")
+    assert code == 2
+    assert "no audio player found; install one of" in err
+
+
 def test_text_comes_from_a_file_or_stdin(reference: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.wav"
     done = run(

@@ -146,6 +146,7 @@ def test_speech_is_saved_and_plays_in_a_notebook(speech: Speech, tmp_path: Path)
         ({"top_p": 0}, RequestError, "top_p must be from"),
         ({"max_seconds": 0}, RequestError, "max_seconds must be from"),
         ({"steps": 0}, RequestError, "steps must be from 1"),
+        ({"steps": 3.5}, RequestError, "steps must be from 1"),
         ({"solver": "rk4"}, RequestError, "solver 'rk4' is unknown"),
         ({"seed": -1}, RequestError, "seed must be"),
         ({"seed": 2**32}, RequestError, "seed must be"),

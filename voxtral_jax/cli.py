@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 STDOUT = "-"
+DEFAULT_OUT = "speech.wav"
 
 
 def _say(message: str) -> None:
@@ -76,31 +77,22 @@ def speak(
         for name in sorted(voice_files(find_model(model))):
             print(name)
         return
+    # All that can be wrong is looked at before the model loads.
     what = _text(text, text_file)
+    _check_target(out, format, stream=stream)
     if save_voice is not None and ref is None:
         raise RequestError("--save-voice needs --ref, the recording whose voice is saved")
-    if stream and out not in (None, STDOUT):
-        raise RequestError("--stream plays or writes to stdout (--out -); leave it out for a file")
-    if not stream:
-        # Before the model loads: a wrong name or format should cost nothing.
-        from voxtral_jax.audio import check_output
-
-        check_output(out or "speech.wav", format)
-
+    if voice is not None and ref is not None:
+        raise RequestError("give --voice or --ref, not both")
     begun = time.perf_counter()
-    from voxtral_jax import enable_compilation_cache, load_model, make_voice
+    from voxtral_jax import Voice, enable_compilation_cache, load_model, make_voice
+    from voxtral_jax.audio import read_audio
+    from voxtral_jax.synthesis import Options
+    from voxtral_jax.text import check
+    from voxtral_jax.voice import SUFFIXES
 
-    enable_compilation_cache()
-    loaded = load_model(model, dtype=dtype, encoder_weights=encoder_weights)
-    speaker = _voice(loaded, voice, ref)
-    if ref is not None:
-        speaker = make_voice(loaded, ref)
-        if save_voice is not None:
-            speaker.save(save_voice)
-    _say(f"loaded {loaded.source} in {time.perf_counter() - begun:.1f} s")
-    options: dict[str, Any] = {
-        "voice": speaker,
-        "seed": seed,
+    check(what)
+    how: dict[str, Any] = {
         "guidance": guidance,
         "steps": steps,
         "solver": solver,
@@ -109,10 +101,38 @@ def speak(
         "max_seconds": max_seconds,
         "normalize_text": not raw_text,
     }
+    Options(**how)
+    recording = None if ref is None else read_audio(ref)
+    speaker: str | Voice | None = voice
+    if voice is not None and voice.endswith(SUFFIXES):
+        speaker = Voice.load(voice)
+
+    enable_compilation_cache()
+    loaded = load_model(model, dtype=dtype, encoder_weights=encoder_weights)
+    if ref is not None and recording is not None:
+        speaker = make_voice(loaded, recording, name=ref.stem)
+        if save_voice is not None:
+            speaker.save(save_voice)
+    _say(f"loaded {loaded.source} in {time.perf_counter() - begun:.1f} s")
+    options = {"voice": speaker, "seed": seed, **how}
     if stream:
         _stream(loaded, what, options, format, to_stdout=out == STDOUT)
     else:
-        _write(loaded, what, options, format, out or "speech.wav")
+        _write(loaded, what, options, format, out or DEFAULT_OUT)
+
+
+def _check_target(out: str | None, format: str | None, *, stream: bool) -> None:
+    from voxtral_jax.audio import check_output, find_player
+
+    if not stream:
+        check_output(out or DEFAULT_OUT, format)
+        return
+    if out not in (None, STDOUT):
+        raise RequestError("--stream plays or writes to stdout (--out -); leave it out for a file")
+    if format not in (None, "wav", "pcm"):
+        raise RequestError(f"a stream is wav or pcm, not {format!r}")
+    if out is None:
+        find_player()
 
 
 def _text(text: str | None, file: Path | None) -> str:
@@ -125,15 +145,6 @@ def _text(text: str | None, file: Path | None) -> str:
         return sys.stdin.read() if str(file) == STDOUT else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TextError(f"cannot read {file} as UTF-8 text: {error}") from None
-
-
-def _voice(model: Model, voice: str | None, ref: Path | None) -> Any:
-    from voxtral_jax.voice import SUFFIXES, Voice
-
-    if voice is not None and ref is not None:
-        raise RequestError("give --voice or --ref, not both")
-    is_file = voice is not None and voice.endswith(SUFFIXES)
-    return Voice.load(voice) if voice is not None and is_file else voice
 
 
 def _write(model: Model, text: str, options: dict[str, Any], format: str | None, out: str) -> None:
@@ -164,8 +175,6 @@ def _stream(
     from voxtral_jax import stream as stream_speech
     from voxtral_jax.audio import pcm, play, wav_stream_header
 
-    if format not in (None, "wav", "pcm"):
-        raise RequestError(f"a stream is wav or pcm, not {format!r}")
     last: list[Speech] = []
     seconds = 0.0
 

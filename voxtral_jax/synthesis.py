@@ -59,6 +59,7 @@ class Options:
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not least <= value <= most:
                 raise RequestError(f"{name} must be from {least} to {most}, got {value!r}")
+        Sampler(self.solver, 1 if self.steps is None else self.steps)
 
     def sampler(self, model: Model) -> Sampler:
         """How the flow is integrated."""
@@ -232,7 +233,6 @@ def _prepare(
         raise TextError("there is no text to speak: the list is empty")
     if voice is not None and ref is not None:
         raise RequestError("give a voice or a reference recording, not both")
-    options.sampler(model)
     cleaned = []
     for text in texts:
         check(text)

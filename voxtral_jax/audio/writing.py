@@ -146,16 +146,26 @@ def write_audio(
         raise AudioError(f"cannot write {path}: {error}") from None
 
 
+def find_player() -> list[str]:
+    """The command of the first of `PLAYERS` that is installed.
+
+    Raises:
+        AudioError: none is.
+    """
+    for command in PLAYERS:
+        if shutil.which(command[0]):
+            return command
+    names = ", ".join(command[0] for command in PLAYERS)
+    raise AudioError(f"no audio player found; install one of {names}, or write to a file")
+
+
 def play(chunks: Iterable[Float[np.ndarray, " S"]], sample_rate: int) -> None:
-    """Plays chunks as they come, through the first of `PLAYERS` that is installed.
+    """Plays chunks as they come.
 
     Raises:
         AudioError: there is no player, or it was closed before the end.
     """
-    command = next((c for c in PLAYERS if shutil.which(c[0])), None)
-    if command is None:
-        names = ", ".join(c[0] for c in PLAYERS)
-        raise AudioError(f"no audio player found; install one of {names}, or write to a file")
+    command = find_player()
     try:
         with subprocess.Popen(command, stdin=subprocess.PIPE) as player:
             assert player.stdin is not None

@@ -64,6 +64,8 @@ class Midpoint:
         return field(middle, time_tokens[1])
 
 
+MOST_STEPS = 256
+"""More than any flow gains from."""
 SOLVERS: dict[str, Solver] = {"euler": Euler(), "midpoint": Midpoint()}
 
 
@@ -84,8 +86,8 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise RequestError(f"solver {self.solver!r} is unknown; choose from {list(SOLVERS)}")
-        if not 1 <= self.steps <= 256:
-            raise RequestError(f"steps must be from 1 to 256, got {self.steps}")
+        if not isinstance(self.steps, int) or not 1 <= self.steps <= MOST_STEPS:
+            raise RequestError(f"steps must be from 1 to {MOST_STEPS}, got {self.steps!r}")
 
     def times(self) -> list[list[float]]:
         """Evaluation times, `[steps][evaluations per step]`."""
