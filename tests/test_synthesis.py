@@ -11,7 +11,7 @@ from voxtral_jax import Model, Speech, Voice
 from voxtral_jax.decoder.generate import generate
 from voxtral_jax.errors import AudioError, RequestError, TextError, VoiceError
 from voxtral_jax.runner import voice_frames
-from voxtral_jax.text import frame_limits
+from voxtral_jax.text import clean, frame_limits, split_text
 
 TEXT = "Hello there, this is a test."
 LONG = " ".join(f"This is sentence number {i} of a rather long text." for i in range(12))
@@ -86,6 +86,24 @@ def test_a_long_text_is_spoken_in_parts_and_streams_alike(model: Model, voice: V
     assert whole.seconds == 10
     assert whole.finish_reason == chunks[-1].finish_reason == "length"
     assert close(np.concatenate([c.samples for c in chunks]), whole.samples)
+
+
+def test_parts_that_end_at_different_times_are_all_spoken(model: Model) -> None:
+    long = "This sentence goes on for a while, and then it goes on for a little while more. " * 5
+    text = f"A short one.\n\n{long}\n\nShort again."
+    whole = vx.synthesize(model, text)
+    parts = [part.text for part in split_text(clean(text))]
+    alone = vx.synthesize(model, parts)
+    assert len({len(speech.codes) for speech in alone}) > 2
+    np.testing.assert_array_equal(whole.codes, np.concatenate([s.codes for s in alone]))
+
+
+def test_a_text_cut_short_does_not_touch_the_next(model: Model) -> None:
+    first, second = vx.synthesize(model, [LONG, TEXT], max_seconds=2)
+    assert first.seconds == 2
+    alone = vx.synthesize(model, TEXT, max_seconds=2)
+    np.testing.assert_array_equal(second.codes, alone.codes)
+    assert close(second.samples, alone.samples)
 
 
 def test_nothing_compiles_again_for_texts_in_the_same_buckets(model: Model) -> None:

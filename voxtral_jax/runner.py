@@ -101,11 +101,8 @@ def _requests(lines: Sequence[Line], spare: int) -> Requests:
 
 def speak(
     model: Model, lines: Sequence[Line], sampler: Sampler, chunk_frames: int
-) -> Iterator[list[Chunk]]:
-    """Yields the next chunk of every line, until all have ended.
-
-    A line that has ended goes on with empty chunks, which name its finish reason.
-    """
+) -> Iterator[list[Chunk | None]]:
+    """Yields the next chunk of every line, until all have ended; None for lines that had before."""
     config, codec = model.config, model.config.codec
     spare = bucket(len(lines)) - len(lines)
     rows = len(lines) + spare
@@ -125,6 +122,7 @@ def speak(
     go_on = partial(generate, model.speaker, config=config, sampler=sampler)
     stream = decoder_stream(codec, rows)
     state = go_on(state, requests, chunk_frames)
+    ended = [False] * len(lines)
     for start in range(0, most, chunk_frames):
         stopped: Bool[Array, " B"] = jnp.copy(state.stopped)
         samples, codes, valid, stream = voice_frames(
@@ -133,9 +131,12 @@ def speak(
         # The next frames are under way while the host takes these; after the end it is a no-op.
         state = go_on(state, requests, chunk_frames)
         samples, codes, valid, stopped = jax.device_get((samples, codes, valid, stopped))
-        chunks = []
+        chunks: list[Chunk | None] = []
         for row, line in enumerate(lines):
-            done = stopped[row] or start + valid[row] >= line.most_frames
+            if ended[row]:
+                chunks.append(None)
+                continue
+            done = bool(stopped[row] or start + valid[row] >= line.most_frames)
             reason: FinishReason = "stop" if stopped[row] else "length"
             chunks.append(
                 Chunk(
@@ -144,6 +145,7 @@ def speak(
                     reason if done else None,
                 )
             )
+            ended[row] = done
         yield chunks
-        if all(chunk.finish_reason for chunk in chunks):
+        if all(ended):
             return

@@ -149,15 +149,17 @@ def synthesize(  # type: ignore[misc]
             if first_audio is None:
                 first_audio = time.perf_counter() - begun
             for i, chunk in zip(group, chunks, strict=True):
-                spoken[i].append(chunk)
+                if chunk is not None:
+                    spoken[i].append(chunk)
             if on_progress is not None:
                 frames = sum(len(chunk.codes) for chunks in spoken for chunk in chunks)
                 on_progress(frames / model.config.codec.frame_rate)
     timings = Timings(first_audio or 0.0, time.perf_counter() - begun)
-    remaining = iter(spoken)
-    speeches = []
+    speeches, taken = [], 0
     for utterance in utterances:
-        parts = ([chunk] for _ in utterance.lines for chunk in next(remaining))
+        own = spoken[taken : taken + len(utterance.lines)]
+        taken += len(own)
+        parts = (chunk for chunks in own for chunk in chunks)
         whole = list(_joined(model, utterance, parts, options))
         samples = np.concatenate([piece[0] for piece in whole])
         codes = np.concatenate([piece[1] for piece in whole])
@@ -209,7 +211,12 @@ def stream(
 
     def chunks() -> Iterator[Speech]:
         sampler = options.sampler(model)
-        parts = (c for line in utterance.lines for c in speak(model, [line], sampler, size))
+        parts = (
+            chunk
+            for line in utterance.lines
+            for (chunk,) in speak(model, [line], sampler, size)
+            if chunk is not None
+        )
         first_audio = None
         for samples, codes, reason in _joined(model, utterance, parts, options):
             now = time.perf_counter() - begun
@@ -305,15 +312,13 @@ def _utterance(model: Model, text: str, voice: Voice, seed: int, options: Option
 
 
 def _joined(
-    model: Model, utterance: _Utterance, parts: Iterator[list[Chunk]], options: Options
+    model: Model, utterance: _Utterance, parts: Iterator[Chunk], options: Options
 ) -> Iterator[tuple[np.ndarray, np.ndarray, FinishReason | None]]:
     """Joins the chunks of an utterance's lines: samples, codes and finally the finish reason."""
     joiner = PartJoiner(len(utterance.lines), model.sample_rate)
     left = None if options.max_seconds is None else round(options.max_seconds * model.sample_rate)
     cut, line = False, 0
-    for (chunk,) in parts:
-        if line == len(utterance.lines):
-            break
+    for chunk in parts:
         samples = joiner.push(chunk.samples)
         if chunk.finish_reason is not None:
             samples = np.concatenate([samples, joiner.end_part(utterance.pauses[line])])
@@ -321,8 +326,9 @@ def _joined(
             line += 1
         last = line == len(utterance.lines)
         if left is not None:
-            cut |= len(samples) > left
-            last |= len(samples) >= left
+            full = len(samples) >= left
+            cut |= len(samples) > left or (full and not last)
+            last |= full
             samples = samples[:left]
             left -= len(samples)
         reason: FinishReason | None = ("length" if cut else "stop") if last else None
