@@ -87,8 +87,8 @@ def speak(
     begun = time.perf_counter()
     from voxtral_jax import Voice, enable_compilation_cache, load_model, make_voice
     from voxtral_jax.audio import read_audio
-    from voxtral_jax.synthesis import Options
     from voxtral_jax.text import check
+    from voxtral_jax.utterance import Options
     from voxtral_jax.voice import SUFFIXES
 
     check(what)

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from voxtral_jax.audio import PartJoiner
-from voxtral_jax.cloning import Reference, make_voice
+from voxtral_jax.cloning import Reference
 from voxtral_jax.codec.run import opening_frames
-from voxtral_jax.decoder.prompt import prompt_ids
-from voxtral_jax.errors import RequestError, TextError
-from voxtral_jax.flow import Sampler
-from voxtral_jax.runner import Chunk, Line, speak
+from voxtral_jax.errors import RequestError
+from voxtral_jax.runner import Chunk, speak
 from voxtral_jax.speech import FinishReason, Speech, Timings
-from voxtral_jax.text import check, clean, frame_limits, split_text
+from voxtral_jax.utterance import Options, Utterance, prepare
 from voxtral_jax.voice import Voice
 
 if TYPE_CHECKING:
@@ -31,48 +28,6 @@ MOST_LINES = 32
 """Parts generated together; more are taken in turns, longest first."""
 CHUNK_FRAMES = 8
 """Frames decoded together (0.64 s): small enough to stream, large enough to keep a GPU busy."""
-LARGEST_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to speak; the fields are the options of `synthesize`."""
-
-    guidance: float = 1.2
-    steps: int | None = None
-    solver: str = "euler"
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_seconds: float | None = None
-    normalize_text: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least, most in (
-            ("guidance", 0.0, 20.0),
-            ("temperature", 0.0, 10.0),
-            ("top_p", 1e-6, 1.0),
-            ("max_seconds", 0.1, 3600.0),
-        ):
-            value = getattr(self, name)
-            if value is None and name == "max_seconds":
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not least <= value <= most:
-                raise RequestError(f"{name} must be from {least} to {most}, got {value!r}")
-        Sampler(self.solver, 1 if self.steps is None else self.steps)
-
-    def sampler(self, model: Model) -> Sampler:
-        """How the flow is integrated."""
-        steps = model.config.flow.n_decoding_steps if self.steps is None else self.steps
-        return Sampler(self.solver, steps, model.kernels)
-
-
-@dataclass(frozen=True, eq=False)
-class _Utterance:
-    """One text, ready to be spoken: its lines, and the pause after each in seconds."""
-
-    lines: list[Line]
-    pauses: list[float]
 
 
 @overload
@@ -137,7 +92,7 @@ def synthesize(  # type: ignore[misc]
         normalize_text=normalize_text,
     )
     texts = [text] if isinstance(text, str) else list(text)
-    utterances = _prepare(model, texts, voice, ref, seed, options)
+    utterances = prepare(model, texts, voice, ref, seed, options)
     lines = [line for utterance in utterances for line in utterance.lines]
     order = sorted(range(len(lines)), key=lambda i: -lines[i].most_frames)
     spoken: list[list[Chunk]] = [[] for _ in lines]
@@ -206,7 +161,7 @@ def stream(
         raise RequestError("stream speaks one text; use synthesize for a list")
     if not isinstance(chunk_frames, int) or not 1 <= chunk_frames <= 1024:
         raise RequestError(f"chunk_frames must be from 1 to 1024, got {chunk_frames!r}")
-    utterance = _prepare(model, [text], voice, ref, seed, options)[0]
+    utterance = prepare(model, [text], voice, ref, seed, options)[0]
     size = max(chunk_frames, opening_frames(model.config.codec))
 
     def chunks() -> Iterator[Speech]:
@@ -232,87 +187,8 @@ def _chunk_frames(model: Model) -> int:
     return max(CHUNK_FRAMES, opening_frames(model.config.codec))
 
 
-def _prepare(
-    model: Model, texts: list[str], voice: Any, ref: Any, seed: Any, options: Options
-) -> list[_Utterance]:
-    """Checks everything and turns texts into lines, before anything slow starts."""
-    if not texts:
-        raise TextError("there is no text to speak: the list is empty")
-    if voice is not None and ref is not None:
-        raise RequestError("give a voice or a reference recording, not both")
-    cleaned = []
-    for text in texts:
-        check(text)
-        cleaned.append(clean(text) if options.normalize_text else text)
-        check(cleaned[-1])
-    seeds = _each(seed, len(texts), "seed")
-    for value in seeds:
-        if not isinstance(value, int | np.integer) or not 0 <= value <= LARGEST_SEED:
-            raise RequestError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
-    voices = _voices(model, _each(voice, len(texts), "voice"), _each(ref, len(texts), "ref"))
-    return [
-        _utterance(model, text, one, int(value), options)
-        for text, one, value in zip(cleaned, voices, seeds, strict=True)
-    ]
-
-
-def _each(value: Any, count: int, name: str) -> list[Any]:
-    """One value for each text: a list as it is, anything else repeated."""
-    if not isinstance(value, list):
-        return [value] * count
-    if len(value) != count:
-        raise RequestError(f"{name}: {len(value)} values for {count} texts")
-    return value
-
-
-def _voices(model: Model, voices: list[Any], refs: list[Any]) -> list[Voice]:
-    """The voice of each text; a preset is read and a recording encoded only once."""
-    known: dict[Any, Voice] = {}
-
-    def find(voice: Any, ref: Any) -> Voice:
-        if isinstance(voice, Voice):
-            voice.check(model.config)
-            return voice
-        key = voice if ref is None else (id(ref) if isinstance(ref, tuple) else str(ref), "ref")
-        if key not in known:
-            known[key] = model.voice(voice) if ref is None else make_voice(model, ref)
-        return known[key]
-
-    return [find(voice, ref) for voice, ref in zip(voices, refs, strict=True)]
-
-
-def _utterance(model: Model, text: str, voice: Voice, seed: int, options: Options) -> _Utterance:
-    config = model.config
-    lines, pauses = [], []
-    for part in split_text(text):
-        limits = frame_limits(part.text, config.codec.frame_rate)
-        most = limits.maximum
-        if options.max_seconds is not None:
-            most = max(1, min(most, round(options.max_seconds * config.codec.frame_rate)))
-        ids = prompt_ids(config, model.tokenizer, part.text, len(voice.embedding))
-        if len(ids) + most > config.max_position_embeddings:
-            raise TextError(
-                f"voice prompt, text and speech may take {len(ids) + most} tokens, the model has "
-                f"room for {config.max_position_embeddings}; use a shorter reference"
-            )
-        lines.append(
-            Line(
-                ids=ids,
-                voice=voice.embedding,
-                seed=seed,
-                least_frames=min(limits.minimum, most),
-                most_frames=most,
-                guidance=options.guidance,
-                temperature=options.temperature,
-                top_p=options.top_p,
-            )
-        )
-        pauses.append(part.pause_after)
-    return _Utterance(lines, pauses)
-
-
 def _joined(
-    model: Model, utterance: _Utterance, parts: Iterator[Chunk], options: Options
+    model: Model, utterance: Utterance, parts: Iterator[Chunk], options: Options
 ) -> Iterator[tuple[np.ndarray, np.ndarray, FinishReason | None]]:
     """Joins the chunks of an utterance's lines: samples, codes and finally the finish reason."""
     joiner = PartJoiner(len(utterance.lines), model.sample_rate)
