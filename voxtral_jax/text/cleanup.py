@@ -18,9 +18,16 @@ MARKUP = (
     (re.compile(r"^[^\S\n]*+(?:[-*_=][^\S\n]*+){3,}$", re.MULTILINE), ""),  # rules
     # Headings, lists and quotations.
     (re.compile(r"^[^\S\n]*+(?:(?:[-*+>•]|#{1,6})[^\S\n]++)++", re.MULTILINE), ""),
+    (re.compile("~~+"), ""),
     (re.compile("[`\ufe00-\ufe0f\u20e3]"), ""),  # code; what turns a character into an emoji
-    # Emphasis opens before a word or closes after one; 2*3, f(x)*2 and snake_case have none.
-    (re.compile(r"(?<![\w*)\]}])[*_]++(?=\S)|(?<=\S)(?<![*_])[*_]++(?![\w(\[{])"), ""),
+    # Emphasis opens before a word or closes after one; URLs, 2*3, f(x)*2, snake_case have none.
+    (
+        re.compile(
+            r"(https?://\S*[^\W_])"
+            r"|(?<![\w*)\]}])[*_]++(?=\S)|(?<=\S)(?<![*_])[*_]++(?![\w(\[{])"
+        ),
+        r"\1",
+    ),
     (re.compile(r"(?<=[^\W\d_])\*\*(?=[^\W\d_])"), ""),  # within a word, as in Chinese
 )
 """Markdown -> what is spoken of it."""
@@ -29,8 +36,12 @@ WIDE = re.compile("[０-９Ａ-Ｚａ-ｚｦ-ﾟ]+")
 NESTED_AMPERSANDS = re.compile(r"&(?:amp;|#38;)+")
 SILENT = {"Cc", "Cf", "Co", "Cs", "Cn", "So", "Sk"}
 """Unicode categories that are not spoken: controls, private use, pictographs, modifiers."""
-SPOKEN = "\n\t°℃℉№"
+SPOKEN = "\n\t°℃℉№^\u200c\u200d"
 """Characters of these categories that are kept all the same."""
+JOINERS = re.compile(
+    "(?<![\u0600-\u06ff\u0900-\u0dff])[\u200c\u200d]|[\u200c\u200d](?![\u0600-\u06ff\u0900-\u0dff])"
+)
+"""Zero-width joiners that spell nothing; within Arabic and Indic words they belong."""
 MOST_PASSES = 10
 """What is uncovered by taking one mark away can be another; deeper nesting is nobody's text."""
 
@@ -61,7 +72,8 @@ def _clean_once(text: str) -> str:
         for c in text
         if c in SPOKEN or unicodedata.category(c) not in SILENT
     )
-    text = re.sub(r"[^\S\n]+", " ", "".join(kept))
+    text = JOINERS.sub("", "".join(kept))
+    text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\n[ \n]*", "\n", text)
     return unicodedata.normalize("NFC", text.strip())
 

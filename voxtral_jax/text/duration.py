@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
@@ -30,6 +31,8 @@ SENTENCE = 0.35
 """Seconds of the pauses at commas and at sentence ends."""
 SENTENCE_ENDS = set(".!?…。！？؟।\n")
 COMMAS = set(",;:、，；：،؛—–")
+REPEATED = re.compile(r"([^\w\s])(?:\s*\1)+")
+"""Signs in a row (an ellipsis, the dots of a table of contents) are one pause or word."""
 FASTEST = 0.3
 """Nobody speaks a text in less than this share of the usual time."""
 SLOWEST = 2.5
@@ -63,7 +66,7 @@ def _seconds(character: str) -> float:
 
 def estimate_seconds(text: str) -> float:
     """Usual time to say a text, by what its characters stand for."""
-    return sum(map(_seconds, text))
+    return sum(map(_seconds, REPEATED.sub(r"\1", text)))
 
 
 @dataclass(frozen=True)

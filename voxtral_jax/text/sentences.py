@@ -29,6 +29,8 @@ SCRIPTS = {
 }
 LATIN_SHARE = 3
 """A foreign word in a text of another script, or the reverse, does not make its language."""
+FEWEST_LETTERS = 12
+"""In fewer Latin letters than these the words tell no language: "Hello" would be Italian."""
 WINDOW = 5_000
 """Characters that the splitter sees at once: its time grows with their square."""
 ABBREVIATION = re.compile(
@@ -61,7 +63,7 @@ def _identifier() -> Any:
 
 
 def language_of(text: str) -> str:
-    """ISO 639-1 code of the language a text is most likely in."""
+    """ISO 639-1 code of the language a text is most likely in; "en" if it is too short to tell."""
     votes = Counter(_language_of_letter(c) for c in text if c.isalpha())
     others = votes.pop("", 0)
     if votes["ja"]:
@@ -69,6 +71,8 @@ def language_of(text: str) -> str:
     language, letters = max(votes.items(), key=lambda vote: vote[1], default=("", 0))
     if letters and LATIN_SHARE * letters >= others:
         return language
+    if others < FEWEST_LETTERS:
+        return "en"
     return str(_identifier().classify(text)[0])
 
 
@@ -112,8 +116,8 @@ def _segments(language: str, text: str) -> Iterator[str]:
 def split_text(text: str, longest: float = PART_SECONDS) -> list[Part]:
     """Parts of at most about `longest` seconds, cut at paragraphs, sentences, clauses, words.
 
-    A text that is short enough is one part. Nothing is lost but white space, and lines without a
-    letter or digit.
+    A text that is short enough is one part. Every part of a longer one has a letter or digit.
+    Nothing is lost but white space, and lines without a letter or digit.
     """
     text = text.strip()
     if estimate_seconds(text) <= longest:
@@ -132,7 +136,7 @@ def _paragraphs(text: str) -> list[str]:
     paragraphs: list[str] = []
     goes_on = False
     for line in map(str.strip, text.splitlines()):
-        if not any(map(str.isalnum, line)):
+        if not _has_words(line):
             continue
         if goes_on:
             paragraphs[-1] += " " + line
@@ -140,6 +144,10 @@ def _paragraphs(text: str) -> list[str]:
             paragraphs.append(line)
         goes_on = len(line) in WRAPPED_LINES
     return paragraphs
+
+
+def _has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
 
 
 def _by_clause(text: str) -> list[str]:
@@ -208,7 +216,13 @@ def _balanced(pieces: list[Part], longest: float) -> list[Part]:
             total = 0.0
         groups[-1].append(piece)
         total += seconds
-    parts = map(_together, groups)
+    parts: list[Part] = []
+    for part in map(_together, groups):
+        # Signs without a word are nothing to speak: they stay with a neighbour.
+        if parts and not (_has_words(parts[-1].text) and _has_words(part.text)):
+            parts[-1] = _together([parts[-1], part])
+        else:
+            parts.append(part)
     return [Part(part.text.strip(), part.pause_after) for part in parts if part.text.strip()]
 
 
