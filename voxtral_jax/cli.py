@@ -45,6 +45,9 @@ def speak(
     encoder_weights: Annotated[
         Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter to merge into the model (.safetensors).")
+    ] = None,
     out: Annotated[
         str | None, typer.Option(help="Output file, or - for stdout (default: speech.wav).")
     ] = None,
@@ -108,7 +111,7 @@ def speak(
         speaker = Voice.load(voice)
 
     enable_compilation_cache()
-    loaded = load_model(model, dtype=dtype, encoder_weights=encoder_weights)
+    loaded = load_model(model, dtype=dtype, encoder_weights=encoder_weights, adapter=adapter)
     if ref is not None and recording is not None:
         speaker = make_voice(loaded, recording, name=ref.stem)
         if save_voice is not None:

@@ -31,3 +31,11 @@ class TextError(VoxtralError, ValueError):
 
 class RequestError(VoxtralError, ValueError):
     """A synthesis option is out of its range, or options contradict each other."""
+
+
+class DataError(VoxtralError, ValueError):
+    """Training data is missing, malformed, or too much of it is broken."""
+
+
+class TrainingError(VoxtralError, RuntimeError):
+    """A training run cannot start, or cannot go on."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from voxtral_jax.adapter import adapt, read_adapters
 from voxtral_jax.checkpoint.download import find_model
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, has_encoder, load_params
 from voxtral_jax.codec import fold
@@ -94,6 +95,7 @@ def load_model(
     mesh: Mesh | None = None,
     dtype: str | jnp.dtype | None = None,
     encoder_weights: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Loads a model of the released layout.
 
@@ -104,6 +106,7 @@ def load_model(
         dtype: of decoder and flow, "bfloat16" (default on a GPU) or "float32" (default on a CPU).
         encoder_weights: safetensors file with the codec's encoder, which the released checkpoint
             leaves out and cloning needs.
+        adapter: safetensors file of low-rank adapters (`train.py export`), merged into the weights.
 
     Raises:
         ConfigError, CheckpointError: files are missing or do not fit each other.
@@ -119,9 +122,12 @@ def load_model(
     files = [directory / WEIGHTS_FILE]
     if encoder_weights is not None:
         files.append(Path(encoder_weights))
+    adapters = None if adapter is None else read_adapters(adapter)
     params = load_params(config, files, dtype=jnp.dtype(dtype), rules=rules)
     if encoder_weights is not None and not has_encoder(params):
         raise CheckpointError(f"{encoder_weights} holds no weights of the codec's encoder")
+    if adapters is not None:
+        params = adapt(params, adapters, str(adapter))
     return Model(
         config=config,
         params=params,

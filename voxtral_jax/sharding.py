@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import flax.linen as nn
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import RequestError
@@ -67,6 +67,11 @@ def make_mesh(
     )
 
 
+def describe_mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1) -> AbstractMesh:
+    """A mesh of devices that need not exist, for plans: nothing can be computed on it."""
+    return AbstractMesh((data, fsdp, tensor), MESH_AXES, axis_types=(AxisType.Auto,) * 3)
+
+
 @dataclass(frozen=True)
 class Rules:
     """Logical to mesh axes for one model on one mesh.
@@ -75,11 +80,11 @@ class Rules:
     lies with its queries, and no head is cut.
     """
 
-    mesh: Mesh
+    mesh: Mesh | AbstractMesh
     table: tuple[tuple[str, tuple[str, ...]], ...]
 
     @classmethod
-    def make(cls, config: VoxtralConfig, mesh: Mesh) -> Rules:
+    def make(cls, config: VoxtralConfig, mesh: Mesh | AbstractMesh) -> Rules:
         """The rules for `config` on `mesh`."""
         groups = {
             "": config.n_kv_heads,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from voxtral_jax.audio.reading import LONGEST_FILE, check_rate, resample, to_mono
 from voxtral_jax.errors import AudioError
@@ -50,8 +50,6 @@ def prepare_reference(
         AudioError: it is silent, has less than 1 s of sound, lasts more than 10 minutes, or is not
             finite.
     """
-    import librosa
-
     check_rate(sample_rate)
     samples = to_mono(samples)
     if not len(samples) or not np.isfinite(samples).all():
@@ -69,12 +67,7 @@ def prepare_reference(
     peak = np.abs(samples).max()
     if peak < SILENT_PEAK:
         raise AudioError("the reference is silent; record it again, closer to the microphone")
-    active = librosa.effects.split(
-        samples / peak,  # librosa takes all under -100 dBFS for equally loud
-        top_db=SILENCE_DB,
-        frame_length=round(FRAME_SECONDS * target_rate),
-        hop_length=round(HOP_SECONDS * target_rate),
-    )
+    active = sounding_spans(samples, target_rate)
     sound = float((active[:, 1] - active[:, 0]).sum()) / target_rate
     if sound < SHORTEST:
         raise AudioError(_too_short("has {:.1f} s of sound", sound))
@@ -92,7 +85,19 @@ def prepare_reference(
             stacklevel=2,
         )
         first, last = _best_window(active, len(samples), target_rate)
-    return _normalise(samples[first:last], target_rate)
+    return normalise_loudness(samples[first:last], target_rate)
+
+
+def sounding_spans(samples: Float[np.ndarray, " S"], rate: int) -> Int[np.ndarray, "spans 2"]:
+    """First and last sample of each stretch that is not silence; the samples must not all be 0."""
+    import librosa
+
+    return librosa.effects.split(
+        samples / np.abs(samples).max(),  # librosa takes all under -100 dBFS for equally loud
+        top_db=SILENCE_DB,
+        frame_length=round(FRAME_SECONDS * rate),
+        hop_length=round(HOP_SECONDS * rate),
+    )
 
 
 def _too_short(what: str, seconds: float) -> str:
@@ -119,7 +124,8 @@ def _best_window(active: np.ndarray, length: int, rate: int) -> tuple[int, int]:
     return start, int(near[-1]) if len(near) else start + window
 
 
-def _normalise(samples: np.ndarray, rate: int) -> np.ndarray:
+def normalise_loudness(samples: Float[np.ndarray, " S"], rate: int) -> Float[np.ndarray, " S"]:
+    """The same sound at `LOUDNESS`, quieter where its peaks would exceed `PEAK`."""
     import pyloudnorm
 
     wide = samples.astype(np.float64)

@@ -106,15 +106,58 @@ def load_params(
             flat[path] = time_frequencies(config.flow.dim)
             continue
         source, view = sources[key]
-        sharding: Sharding = (
-            rules.sharding(leaf.names, shape)
-            if rules is not None
-            else SingleDeviceSharding(jax.devices()[0])
-        )
         kind = CODEC_DTYPE if path[0] == "codec" else dtype
         read = _reader(view, np.dtype(kind), source)
-        flat[path] = jax.make_array_from_callback(shape, sharding, read)
+        flat[path] = jax.make_array_from_callback(shape, _place(leaf, rules), read)
     return unflatten(flat)
+
+
+TEXT_EMBEDDINGS = "mm_audio_embeddings.tok_embeddings.weight"
+TEXT_MODEL_NAMES = {"tok_embeddings.weight": TEXT_EMBEDDINGS}
+"""Keys that Mistral's text models call otherwise."""
+
+
+def load_some(
+    config: VoxtralConfig, directory: Path, parts: Sequence[str], *, rules: Rules | None = None
+) -> dict[tuple[str, ...], jax.Array]:
+    """The weights of these parts that a checkpoint has, by path, in its own types.
+
+    For training that starts from one: a released model, or a text model of Mistral's in the same
+    key layout (whose other weights are left alone).
+
+    Args:
+        directory: with a `consolidated.safetensors`.
+        parts: of "decoder", "flow", "codec".
+
+    Raises:
+        CheckpointError: the file has none of them, or a shape does not fit `config`.
+    """
+    file = directory / WEIGHTS_FILE
+    sources = {TEXT_MODEL_NAMES.get(key, key): value for key, value in _sources([file]).items()}
+    found: dict[tuple[str, ...], jax.Array] = {}
+    wrong = []
+    for path, leaf in leaves(abstract_params(config)):
+        key, shape = checkpoint_key(path), leaf.value.shape
+        if path[0] not in parts or key not in sources:
+            continue
+        source, view = sources[key]
+        if tuple(view.get_shape()) != shape:
+            wrong.append(f"{key} is {list(view.get_shape())}, params.json makes it {list(shape)}")
+            continue
+        dtype = view[(slice(0, 1),) * len(shape)].dtype
+        read = _reader(view, dtype, source)
+        found[path] = jax.make_array_from_callback(shape, _place(leaf, rules), read)
+    if wrong:
+        raise CheckpointError(f"{file}: {len(wrong)} weights have wrong shapes: {_listed(wrong)}")
+    if not found:
+        raise CheckpointError(f"{file} has no weight of the {' or '.join(parts)}")
+    return found
+
+
+def _place(leaf: Any, rules: Rules | None) -> Sharding:
+    if rules is None:
+        return SingleDeviceSharding(jax.devices()[0])
+    return rules.sharding(leaf.names, leaf.value.shape)
 
 
 def _reader(view: Any, dtype: np.dtype, source: Path) -> Callable[[Any], np.ndarray]:
@@ -156,8 +199,16 @@ def has_encoder(params: Params) -> bool:
     return "input_proj" in params["codec"]
 
 
-def save_params(path: str | os.PathLike[str], config: VoxtralConfig, params: Params) -> None:
-    """Writes weights (as `load_params` returns them) in bfloat16, replacing the file in one step.
+def save_params(
+    path: str | os.PathLike[str],
+    config: VoxtralConfig,
+    params: Params,
+    dtype: jnp.dtype = jnp.bfloat16,
+) -> None:
+    """Writes weights (as `load_params` returns them), replacing the file in one step.
+
+    Args:
+        dtype: in the file; the released layout has bfloat16.
 
     Raises:
         CheckpointError: the tree does not fit `config`.
@@ -171,7 +222,7 @@ def save_params(path: str | os.PathLike[str], config: VoxtralConfig, params: Par
     for key, leaf in given.items():
         if leaf.shape != expected[key].value.shape:
             raise CheckpointError(f"{checkpoint_key(key)} has shape {leaf.shape}")
-        tensors[checkpoint_key(key)] = np.asarray(leaf.astype(jnp.bfloat16))
+        tensors[checkpoint_key(key)] = np.asarray(leaf.astype(dtype))
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary)

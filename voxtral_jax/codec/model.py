@@ -20,6 +20,7 @@ from voxtral_jax.codec.attention import CodecTransformer
 from voxtral_jax.codec.convolution import CausalConv, CausalTransposedConv
 from voxtral_jax.codec.quantizer import Quantizer, codebook_table
 from voxtral_jax.config import CodecConfig
+from voxtral_jax.nn.module import rematerialised
 
 Block: TypeAlias = CausalConv | CausalTransposedConv | CodecTransformer
 
@@ -113,9 +114,14 @@ class Codec(nn.Module):
     """Encoder, quantiser and decoder. All arithmetic is float32: half precision would be audible.
 
     The decoder runs without the encoder's weights, which the released checkpoint leaves out.
+
+    Attributes:
+        config: sizes.
+        remat: what training keeps of each block for the backward pass (`nn.module.REMAT`).
     """
 
     config: CodecConfig
+    remat: str = "all"
 
     def setup(self) -> None:
         self.quantizer = Quantizer(self.config)
@@ -132,7 +138,7 @@ class Codec(nn.Module):
         for place, state in zip(places, stream.blocks, strict=True):
             # Valid steps here: as many as the valid input steps reach, rounded up.
             valid = -(-steps * place.rate // rate)
-            block = getattr(self, place.name)
+            block = rematerialised(getattr(self, place.name), self.remat)
             x, state = block(x, state, stream.frames * place.rate, valid)
             states.append(state)
         return x, CodecStream(tuple(states), stream.frames + frames)
@@ -164,8 +170,13 @@ class Codec(nn.Module):
             lengths: valid frames; what follows them changes nothing.
             stream: from `open_stream(decoder_places(config), B)` or the call before.
         """
-        places = decoder_places(self.config)
-        x, stream = self._run(places, self.quantizer.decode(codes), stream, lengths)
+        return self.decode_latent(self.quantizer.decode(codes), lengths, stream)
+
+    def decode_latent(
+        self, latent: Float[Array, "B T latent"], lengths: Int[Array, " B"], stream: CodecStream
+    ) -> tuple[Float[Array, "B S"], CodecStream]:
+        """As `decode`, from quantised latents."""
+        x, stream = self._run(decoder_places(self.config), latent, stream, lengths)
         return x.reshape(x.shape[0], -1), stream
 
     def __call__(self, patches: Array, lengths: Array, kernels: str = "jnp") -> Array:

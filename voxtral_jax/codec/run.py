@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -131,25 +132,40 @@ def encode_audio(
     samples = resample(to_mono(np.asarray(samples)), sample_rate, config.sampling_rate)
     if not len(samples) or not np.isfinite(samples).all():
         raise AudioError("the audio is empty or holds samples that are not finite")
-    patch = config.pretransform_patch_size
-    patches = math.ceil(len(samples) / patch)
-    frames = math.ceil(patches / config.stride)
-    stream, pieces = encoder_stream(config, 1), []
-    for start, count, padded in _chunks(frames):
-        chunk = np.zeros(padded * config.frame_samples, np.float32)
-        part = samples[start * config.frame_samples :][: count * config.frame_samples]
-        chunk[: len(part)] = part
-        valid = min(patches - start * config.stride, count * config.stride)
+    return encode_batch(model.codec, config, [samples], model.kernels)[0]
+
+
+def encode_batch(
+    codec: Any, config: CodecConfig, recordings: Sequence[Float[np.ndarray, " S"]], kernels: str
+) -> list[Int[np.ndarray, "frames K"]]:
+    """Codes of several recordings, encoded side by side; each as if it were alone.
+
+    Args:
+        codec: folded weights, with the encoder.
+        recordings: none empty, at the codec's rate; alike in length, or much is padding.
+        kernels: see `voxtral_jax.kernels`.
+    """
+    patch, rows = config.pretransform_patch_size, len(recordings)
+    patches = np.array([math.ceil(len(one) / patch) for one in recordings])
+    frames = -(-patches // config.stride)
+    stream, pieces = encoder_stream(config, rows), []
+    for start, count, padded in _chunks(int(frames.max())):
+        chunk = np.zeros((rows, padded * config.frame_samples), np.float32)
+        for row, samples in enumerate(recordings):
+            part = samples[start * config.frame_samples :][: count * config.frame_samples]
+            chunk[row, : len(part)] = part
+        valid = np.clip(patches - start * config.stride, 0, count * config.stride)
         codes, stream = encode_chunk(
-            model.codec,
-            chunk.reshape(1, -1, patch),
-            np.array([valid], np.int32),
+            codec,
+            chunk.reshape(rows, -1, patch),
+            valid.astype(np.int32),
             stream,
             config=config,
-            kernels=model.kernels,
+            kernels=kernels,
         )
-        pieces.append(np.asarray(codes)[0, :count])
-    return np.concatenate(pieces)
+        pieces.append(np.asarray(codes)[:, :count])
+    every = np.concatenate(pieces, axis=1)
+    return [every[row, :count] for row, count in enumerate(frames)]
 
 
 def require_encoder(model: Model) -> None:

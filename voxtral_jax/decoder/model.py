@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from voxtral_jax.config import AudioModelConfig, VoxtralConfig
 from voxtral_jax.nn.linear import Embedding, RMSNorm
+from voxtral_jax.nn.module import rematerialised
 from voxtral_jax.nn.positions import rotate
 from voxtral_jax.nn.transformer import LayerConfig, TransformerLayer
 
@@ -54,6 +55,25 @@ class CodebookEmbeddings(nn.Module):
         rows = self.embeddings(tokens + jnp.asarray(self.config.codebook_offsets, jnp.int32))
         return jnp.sum(rows.astype(jnp.float32), axis=-2).astype(rows.dtype)
 
+    def by_product(self, tokens: Int[Array, "*batch K"]) -> Float[Array, "*batch D"]:
+        """The same sum as a product of the table with rows of ones and zeros.
+
+        Training many frames at once takes less memory so, and its gradient is a product as well,
+        not a scattered sum.
+        """
+        semantic, acoustic = self.config.codebook_sizes[:2]
+        table = self.embeddings.table()
+        first = jax.nn.one_hot(tokens[..., 0], semantic, dtype=table.dtype)
+        others = jax.nn.one_hot(tokens[..., 1:], acoustic, dtype=table.dtype)
+        ones = jnp.concatenate([first, others.reshape(*others.shape[:-2], -1)], axis=-1)
+        total = jnp.einsum(
+            "...r,rd->...d",
+            ones,
+            table[: ones.shape[-1]],
+            preferred_element_type=jnp.float32,
+        )
+        return total.astype(table.dtype)
+
 
 class InputEmbeddings(nn.Module):
     """Text and audio embeddings."""
@@ -67,9 +87,15 @@ class InputEmbeddings(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The decoder; activations have the type of the embeddings."""
+    """The decoder; activations have the type of the embeddings.
+
+    Attributes:
+        config: sizes.
+        remat: what training keeps of each layer for the backward pass (`nn.module.REMAT`).
+    """
 
     config: VoxtralConfig
+    remat: str = "all"
 
     def setup(self) -> None:
         c = self.config
@@ -84,6 +110,16 @@ class Decoder(nn.Module):
     def embed_audio(self, tokens: Int[Array, "*batch K"]) -> Float[Array, "*batch D"]:
         """Embedding of a frame of audio tokens (codes with offset)."""
         return self.mm_audio_embeddings.audio_codebook_embeddings(tokens)
+
+    def embed_packed(
+        self,
+        ids: Int[Array, "*batch"],
+        tokens: Int[Array, "*batch K"],
+        audio: Bool[Array, "*batch"],
+    ) -> Float[Array, "*batch D"]:
+        """Embeddings of a mixture: text ids, and frames of audio tokens where `audio`."""
+        frames = self.mm_audio_embeddings.audio_codebook_embeddings.by_product(tokens)
+        return jnp.where(audio[..., None], frames, self.embed_text(ids))
 
     def extend(
         self,
@@ -127,6 +163,31 @@ class Decoder(nn.Module):
             keys.append(new_keys)
             values.append(new_values)
         return self.norm(x), KVCache(tuple(keys), tuple(values))
+
+    def hidden(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"],
+    ) -> Float[Array, "B T D"]:
+        """Hidden states of packed sequences, without a cache: how training sees the decoder.
+
+        Args:
+            x: input embeddings.
+            positions: place of each token in its sequence.
+            segments: which sequence a token is of; it sees the tokens of its own before it.
+        """
+        before = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
+        visible = ((segments[:, :, None] == segments[:, None, :]) & before)[:, None]
+
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+            theta = self.config.rope_theta
+            q, k = rotate(q, positions, theta), rotate(k, positions, theta)
+            return jax.nn.dot_product_attention(q, k, v, mask=visible), None
+
+        for layer in self.layers:
+            x, _ = rematerialised(layer, self.remat, attend=attend)(x)
+        return self.norm(x)
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Hidden states of token sequences; touches every weight, so `init` makes them all."""

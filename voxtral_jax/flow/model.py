@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from voxtral_jax.config import END_AUDIO, AudioModelConfig
 from voxtral_jax.nn.linear import Linear, RMSNorm
-from voxtral_jax.nn.module import declare
+from voxtral_jax.nn.module import declare, rematerialised
 from voxtral_jax.nn.transformer import LayerConfig, TransformerLayer
 
 MASKED = -1e30
@@ -54,9 +54,15 @@ def _attend_all(q: Array, k: Array, v: Array, queries: int) -> tuple[Array, None
 
 
 class FlowHead(nn.Module):
-    """Semantic head and velocity network."""
+    """Semantic head and velocity network.
+
+    Attributes:
+        config: sizes.
+        remat: what training keeps of each layer for the backward pass (`nn.module.REMAT`).
+    """
 
     config: AudioModelConfig
+    remat: str = "all"
 
     def setup(self) -> None:
         audio, c = self.config, self.config.acoustic_transformer_args
@@ -103,7 +109,8 @@ class FlowHead(nn.Module):
         for i, layer in enumerate(self.layers):
             # Only the state's output is read: the last layer answers for position 0 alone.
             queries = 1 if i == len(self.layers) - 1 else 3
-            y, _ = layer(y, partial(_attend_all, queries=queries))
+            attend = partial(_attend_all, queries=queries)
+            y, _ = rematerialised(layer, self.remat, attend=attend)(y)
         return self.acoustic_codebook_output(self.norm(y[:, 0])).astype(jnp.float32)
 
     def __call__(self, hidden: Array, x: Array, t: Array) -> tuple[Array, Array]:

@@ -7,6 +7,8 @@ A parameter's path is its checkpoint key.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,14 @@ from jaxtyping import Array, Float, Int
 from voxtral_jax.nn.module import declare
 from voxtral_jax.sharding import Axes
 
+LORA = ("lora_a", "lora_b")
+"""Weights of an adapter beside `weight`: `[rank, inputs]` and `[features, rank]`."""
+
 
 class Linear(nn.Module):
     """`y = x W^T` without bias; `weight` is `[features, inputs]`, as in the checkpoint.
+
+    Where there is an adapter (`LORA`), `y = x (W + B A)^T`.
 
     Attributes:
         features: size of the output.
@@ -31,7 +38,12 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
         weight = declare(self, "weight", init, (self.features, x.shape[-1]), self.axes)
-        return jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+        y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+        if self.has_variable("params", "lora_a"):
+            a: Any = self.get_variable("params", LORA[0]).astype(x.dtype)
+            b: Any = self.get_variable("params", LORA[1]).astype(x.dtype)
+            y = y + jnp.einsum("...r,or->...o", jnp.einsum("...i,ri->...r", x, a), b)
+        return y
 
 
 class Embedding(nn.Module):
@@ -41,11 +53,16 @@ class Embedding(nn.Module):
     dim: int
     axes: Axes = (None, None)
 
-    @nn.compact
-    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+    def setup(self) -> None:
         init = nn.initializers.normal(0.02)
-        weight = declare(self, "weight", init, (self.rows, self.dim), self.axes)
-        return jnp.take(weight, ids, axis=0)
+        self.weight = declare(self, "weight", init, (self.rows, self.dim), self.axes)
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch dim"]:
+        return jnp.take(self.weight, ids, axis=0)
+
+    def table(self) -> Float[Array, "rows dim"]:
+        """All of it."""
+        return self.weight
 
 
 class RMSNorm(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +23,29 @@ def declare(
     axes = (None,) * len(shape) if axes is None else axes
     weight: Any = module.param(name, nn.with_partitioning(init, axes), tuple(shape))
     return weight
+
+
+REMAT: dict[str, Callable[..., bool] | None] = {
+    "all": None,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "none": jax.checkpoint_policies.nothing_saveable,
+}
+"""What the backward pass finds kept of a block: all activations, the products with weights, or
+nothing but its input; the rest is computed again."""
+
+
+def rematerialised(module: nn.Module, keep: str, **fixed: Any) -> Callable[..., Any]:
+    """`module` as a function that keeps only this (a key of `REMAT`) for the backward pass.
+
+    `fixed` are arguments that are no arrays.
+    """
+
+    def call(module: Any, *arguments: Any) -> Any:
+        return module(*arguments, **fixed)
+
+    if keep == "all":
+        return partial(call, module)
+    return partial(nn.remat(call, policy=REMAT[keep]), module)
 
 
 def apply(

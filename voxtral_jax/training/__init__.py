@@ -1,0 +1,1 @@
+"""Training: data, losses, the stages and their loop. `train.py` is its command line."""

@@ -1,0 +1,257 @@
+"""Codec training: generator and discriminators in one step, codebook by moving averages.
+
+The weights are `{"codec": as in the model, "heads": of the distillation, "critic":
+discriminators}`; the codebook is among the frozen weights, where the step moves it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from voxtral_jax.codec.model import Codec, decoder_places, encoder_places, open_stream
+from voxtral_jax.config import CodecConfig
+from voxtral_jax.nn.module import apply
+from voxtral_jax.parameters import Params
+from voxtral_jax.training import losses
+from voxtral_jax.training.data.batches import CropBatch
+from voxtral_jax.training.discriminator import WINDOWS, Discriminators, judge_both
+from voxtral_jax.training.distillation import Distillation
+from voxtral_jax.training.quantization import (
+    Codebook,
+    Quantized,
+    QuantizerSettings,
+    quantize_for_training,
+    update_codebook,
+)
+from voxtral_jax.training.state import Gradients, Path, join
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecLosses:
+    """Weights of the losses; the defaults are the published recipe's.
+
+    Attributes:
+        feature_matching: 0 leaves the discriminators out altogether.
+        distillation: of language into the semantic code.
+        commitment: of latents to their codebook entries.
+        reconstruction: of waveform and STFT magnitudes, times `reconstruction_decay ** step`.
+        stft_windows: of the magnitudes, in samples.
+    """
+
+    feature_matching: float = 1.0
+    distillation: float = 1.0
+    commitment: float = 0.1
+    reconstruction: float = 1.0
+    reconstruction_decay: float = 0.9999
+    stft_windows: tuple[int, ...] = WINDOWS
+
+
+@dataclass(frozen=True)
+class CodecTraining:
+    """What the step is made of.
+
+    Attributes:
+        config: of the codec.
+        losses: their weights.
+        quantizer: how it is trained.
+        discriminators: None where feature matching has no weight.
+        distillation: the teacher.
+    """
+
+    config: CodecConfig
+    losses: CodecLosses
+    quantizer: QuantizerSettings
+    discriminators: Discriminators | None
+    distillation: Distillation
+
+    def init(self, key: jax.Array) -> Params:
+        """Random weights, those of the codec boxed with their logical axes."""
+        codec, heads, critic = jax.random.split(key, 3)
+        c = self.config
+        frame = jnp.zeros((1, c.stride, c.pretransform_patch_size))
+        params: Params = {
+            "codec": Codec(c).init(codec, frame, jnp.full((1,), c.stride))["params"],
+            "heads": self.distillation.init(heads, c.semantic_dim),
+        }
+        if self.discriminators is not None:
+            audio = jnp.zeros((1, max(self.discriminators.windows)))
+            params["critic"] = self.discriminators.init(critic, audio)["params"]
+        return params
+
+    @staticmethod
+    def trained(path: Path) -> bool:
+        """Everything but the codebook."""
+        return "semantic_codebook" not in path
+
+
+@struct.dataclass
+class Rebuilt:
+    """What the generator makes of a batch.
+
+    Attributes:
+        real: `[B, S]` samples, zero where not valid.
+        fake: the same through the codec.
+        samples, frames: `[B, S]`, `[B, T]` float32, 1 where valid.
+        latents: `[B, T, C]` before quantisation.
+        quantized: after it.
+    """
+
+    real: Float[Array, "B S"]
+    fake: Float[Array, "B S"]
+    samples: Float[Array, "B S"]
+    frames: Float[Array, "B T"]
+    latents: Float[Array, "B T C"]
+    quantized: Quantized
+
+
+def codebook_of(frozen: Params) -> Codebook:
+    """The codebook among the frozen weights."""
+    return Codebook(**frozen["codec"]["quantizer"]["semantic_codebook"])
+
+
+def _with_codebook(codebook: Codebook) -> Params:
+    averages = {
+        "embedding_sum": codebook.embedding_sum,
+        "cluster_usage": codebook.cluster_usage,
+    }
+    return {"codec": {"quantizer": {"semantic_codebook": averages}}}
+
+
+def rebuild(
+    training: CodecTraining, codec: Params, batch: CropBatch, key: jax.Array, keep: str
+) -> Rebuilt:
+    """Encodes, quantises in drawn modes, decodes."""
+    c = training.config
+    module = Codec(c, remat=keep)
+    rows, count = batch.samples.shape
+    patches = batch.samples.reshape(rows, -1, c.pretransform_patch_size)
+    steps = -(-batch.lengths // c.pretransform_patch_size)
+    stream = open_stream(encoder_places(c), rows)
+    latents, _ = apply(module, codec, patches, steps, stream, method="encode")
+    table = Codebook(**codec["quantizer"]["semantic_codebook"]).table
+    quantized = quantize_for_training(latents, table, c, training.quantizer, key)
+    lengths = -(-steps // c.stride)
+    stream = open_stream(decoder_places(c), rows)
+    fake, _ = apply(module, codec, quantized.latents, lengths, stream, method="decode_latent")
+    samples = (jnp.arange(count) < batch.lengths[:, None]).astype(jnp.float32)
+    frames = (jnp.arange(latents.shape[1]) < lengths[:, None]).astype(jnp.float32)
+    return Rebuilt(batch.samples, fake * samples, samples, frames, latents, quantized)
+
+
+def direct_losses(
+    training: CodecTraining, heads: Params, batch: CropBatch, rebuilt: Rebuilt, step: Array
+) -> tuple[Array, dict[str, Array]]:
+    """All losses of the generator but feature matching, weighed and added; and each alone."""
+    weights, c = training.losses, training.config
+    waveform = losses.waveform_l1(rebuilt.real, rebuilt.fake, rebuilt.samples)
+    spectrum = losses.stft_l1(
+        rebuilt.real, rebuilt.fake, weights.stft_windows, jnp.mean(rebuilt.samples)
+    )
+    quantized = rebuilt.quantized
+    commitment = losses.commitment(
+        rebuilt.latents[..., : c.semantic_dim], quantized.entries, rebuilt.frames
+    )
+    distilled, more = training.distillation.loss(
+        heads, quantized.semantic, rebuilt.frames, batch.targets
+    )
+    faded = weights.reconstruction * weights.reconstruction_decay ** step.astype(jnp.float32)
+    total = (
+        faded * (waveform + spectrum)
+        + weights.commitment * commitment
+        + weights.distillation * distilled
+    )
+    each = {
+        "waveform": waveform,
+        "stft": spectrum,
+        "commitment": commitment,
+        "distillation": distilled,
+    }
+    return total, each | more
+
+
+def critic_losses(
+    training: CodecTraining, critic: Params, real: Array, fake: Array
+) -> tuple[Array, Array]:
+    """Feature matching (for the generator) and hinge loss (for the discriminators)."""
+    assert training.discriminators is not None
+    ours, theirs = judge_both(training.discriminators, critic, real, fake)
+    return losses.feature_matching(ours, theirs), losses.hinge(ours, theirs)
+
+
+def codec_loss(
+    training: CodecTraining,
+    keep: str,
+    params: Params,
+    frozen: Params,
+    batch: CropBatch,
+    key: jax.Array,
+    step: Array,
+) -> tuple[Array, dict[str, Array]]:
+    """The generator's whole loss, for accounts of memory and for tests of `codec_gradients`."""
+    rebuilt = rebuild(training, join(params, frozen)["codec"], batch, _for_modes(key), keep)
+    total, metrics = direct_losses(training, params.get("heads", {}), batch, rebuilt, step)
+    if training.discriminators is None:
+        return total, metrics
+    critic = jax.lax.stop_gradient(params["critic"])
+    matching, _ = critic_losses(training, critic, rebuilt.real, rebuilt.fake)
+    return total + training.losses.feature_matching * matching, metrics
+
+
+def _for_modes(key: jax.Array) -> jax.Array:
+    return jax.random.fold_in(key, 0)
+
+
+def codec_gradients(
+    training: CodecTraining,
+    keep: str,
+    params: Params,
+    frozen: Params,
+    batch: CropBatch,
+    key: jax.Array,
+    step: Array,
+) -> Gradients:
+    """Gradients of generator and discriminators, and the codebook's next averages.
+
+    The discriminators run once: the gradient of feature matching is pulled back to the generated
+    audio, that of the hinge loss to their weights.
+    """
+    generator = {name: branch for name, branch in params.items() if name != "critic"}
+
+    def make(generator: Params) -> tuple[tuple[Array, Array], tuple[Rebuilt, dict[str, Array]]]:
+        codec = join({"codec": generator["codec"]}, frozen)["codec"]
+        rebuilt = rebuild(training, codec, batch, _for_modes(key), keep)
+        total, metrics = direct_losses(training, generator.get("heads", {}), batch, rebuilt, step)
+        return (rebuilt.fake, total), (rebuilt, metrics)
+
+    (fake, total), pull, (rebuilt, metrics) = jax.vjp(make, generator, has_aux=True)
+    if training.discriminators is None:
+        (found,) = pull((jnp.zeros_like(fake), jnp.ones_like(total)))
+        loss = total
+    else:
+        judge = partial(critic_losses, training, real=rebuilt.real)
+        (matching, hinge), pull_critic = jax.vjp(
+            lambda critic, fake: judge(critic, fake=fake), params["critic"], fake
+        )
+        weight = jnp.float32(training.losses.feature_matching)
+        _, towards_real = pull_critic((weight, jnp.zeros_like(hinge)))
+        for_critic, _ = pull_critic((jnp.zeros_like(matching), jnp.ones_like(hinge)))
+        (found,) = pull((towards_real, jnp.ones_like(total)))
+        found = found | {"critic": for_critic}
+        loss = total + weight * matching
+        metrics = metrics | {"feature_matching": matching, "hinge": hinge}
+    codebook, usage = update_codebook(
+        codebook_of(frozen),
+        rebuilt.latents[..., : training.config.semantic_dim],
+        rebuilt.quantized.codes,
+        rebuilt.frames,
+        training.quantizer,
+        step,
+        jax.random.fold_in(key, 1),
+    )
+    return Gradients(found, join(frozen, _with_codebook(codebook)), loss, metrics | usage)

@@ -1,0 +1,159 @@
+"""Every loss of the published recipe, as pure functions; the stages weigh and add them.
+
+Axis letters: B rows, S samples, T codec frames, N text tokens, A acoustic codes, V audio tokens.
+Weights (`weights`, `mask`) say how much of each element counts; what they leave out changes
+nothing, and a batch in which nothing counts has a loss of 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from voxtral_jax.training.discriminator import Judgement
+from voxtral_jax.training.spectrum import magnitudes
+
+
+def weighted_mean(values: Float[Array, "*axes"], weights: Float[Array, "*axes"]) -> Array:
+    """`sum(values * weights) / sum(weights)`; 0 where all weights are 0. What has weight 0 may be
+    anything, even infinite."""
+    counted = jnp.where(weights > 0, values, 0.0) * weights
+    return jnp.sum(counted) / jnp.maximum(jnp.sum(weights), 1e-6)
+
+
+# Codec
+
+
+def waveform_l1(
+    real: Float[Array, "B S"], fake: Float[Array, "B S"], mask: Float[Array, "B S"]
+) -> Array:
+    """Mean absolute difference of valid samples."""
+    return weighted_mean(jnp.abs(real - fake), mask)
+
+
+def stft_l1(
+    real: Float[Array, "B S"],
+    fake: Float[Array, "B S"],
+    sizes: Sequence[int],
+    share: Float[Array, ""],
+) -> Array:
+    """Mean absolute difference of STFT magnitudes, averaged over window sizes.
+
+    Args:
+        real, fake: both zero where they are not valid.
+        sizes: windows in samples.
+        share: of the batch that is valid; the mean is over that part.
+    """
+    distances = [jnp.mean(jnp.abs(magnitudes(real, n) - magnitudes(fake, n))) for n in sizes]
+    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+
+
+def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, ""]:
+    """Mean absolute difference of features, averaged over layers and discriminators."""
+    distances = [
+        jnp.mean(jnp.abs(a - b))
+        for (ours, _), (theirs, _) in zip(real, fake, strict=True)
+        for a, b in zip(ours, theirs, strict=True)
+    ]
+    return jnp.mean(jnp.stack(distances))
+
+
+def hinge(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, ""]:
+    """Discriminators' loss: scores of real audio should exceed 1, of ours fall below -1."""
+    terms = [
+        jnp.mean(jax.nn.relu(1 - a)) + jnp.mean(jax.nn.relu(1 + b))
+        for (_, a), (_, b) in zip(real, fake, strict=True)
+    ]
+    return jnp.mean(jnp.stack(terms))
+
+
+def commitment(
+    latents: Float[Array, "B T C"], nearest: Float[Array, "B T C"], mask: Float[Array, "B T"]
+) -> Array:
+    """Mean square of the distance from the codebook entries, which get no gradient."""
+    square = jnp.mean((latents - jax.lax.stop_gradient(nearest)) ** 2, axis=-1)
+    return weighted_mean(square, mask)
+
+
+def token_cosine(
+    projected: Float[Array, "B T D"],
+    hidden: Float[Array, "B N D"],
+    alignment: Float[Array, "B N T"],
+    mask: Float[Array, "B N"],
+) -> Array:
+    """Distillation: 1 - mean cosine of latents averaged per token and the teacher's hidden states.
+
+    Args:
+        projected: post-VQ semantic latents after the linear projection.
+        hidden: one state per text token.
+        alignment: how much of each frame belongs to each token; normalised here over frames.
+        mask: tokens that count.
+    """
+    weights = alignment / jnp.maximum(jnp.sum(alignment, axis=-1, keepdims=True), 1e-6)
+    pooled = jnp.einsum("bnt,btd->bnd", weights, projected)
+    cosine = optax.losses.cosine_similarity(pooled, hidden, epsilon=1e-6)
+    counted = jnp.sum(mask) > 0
+    return jnp.where(counted, 1 - weighted_mean(cosine, mask), 0.0)
+
+
+# Speech
+
+
+def semantic_cross_entropy(
+    logits: Float[Array, "*places V"],
+    tokens: Int[Array, "*places"],
+    weights: Float[Array, "*places"],
+) -> Array:
+    """Mean cross-entropy of the semantic audio tokens, `[END_AUDIO]` among them."""
+    return weighted_mean(token_negative_log(logits, tokens), weights)
+
+
+def token_negative_log(
+    logits: Float[Array, "*places V"], tokens: Int[Array, "*places"]
+) -> Float[Array, "*places"]:
+    """Negative log-likelihood of each token."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, tokens)
+
+
+def flow_path(
+    data: Float[Array, "*places A"],
+    noise: Float[Array, "*places A"],
+    t: Float[Array, "*places"],
+    sigma: float,
+) -> tuple[Array, Array]:
+    """State at time t on the straight path from noise to data, and its velocity.
+
+    `x_t = (1 - (1 - sigma) t) noise + t data`, `v = data - (1 - sigma) noise`.
+    """
+    t = t[..., None]
+    return (1 - (1 - sigma) * t) * noise + t * data, data - (1 - sigma) * noise
+
+
+def flow_error(
+    velocity: Float[Array, "*places A"], target: Float[Array, "*places A"]
+) -> Float[Array, "*places"]:
+    """Squared error of the velocity, mean over the acoustic codes of a frame."""
+    return jnp.mean((velocity - target) ** 2, axis=-1)
+
+
+# Preferences
+
+
+def preference(
+    winner: Float[Array, " B"],
+    winner_reference: Float[Array, " B"],
+    loser: Float[Array, " B"],
+    loser_reference: Float[Array, " B"],
+    beta: float,
+) -> Float[Array, " B"]:
+    """DPO: `-log sigmoid(beta ((winner - its reference) - (loser - its reference)))`.
+
+    The arguments are log-likelihoods of whole samples; for the flow, whose likelihood is not at
+    hand, minus the flow-matching errors summed over frames stand in for them.
+    """
+    margin = (winner - winner_reference) - (loser - loser_reference)
+    return jax.nn.softplus(-beta * margin)

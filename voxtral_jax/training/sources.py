@@ -1,0 +1,52 @@
+"""Weights from wherever there are some: a model's directory, or the directory of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import Any
+
+from voxtral_jax.checkpoint.download import find_model
+from voxtral_jax.checkpoint.weights import load_some
+from voxtral_jax.config import VoxtralConfig
+from voxtral_jax.errors import CheckpointError
+from voxtral_jax.parameters import abstract_params, leaves
+from voxtral_jax.sharding import Rules
+from voxtral_jax.training.checkpoints import ABOUT, read_run, run_weights
+from voxtral_jax.training.state import Path
+
+
+def is_run(path: str) -> bool:
+    """Whether this is the directory of a training run."""
+    return (FilePath(path) / ABOUT).exists()
+
+
+def source_config(path: str) -> VoxtralConfig:
+    """Sizes of the model in a model's or a run's directory, or of a `params.json`."""
+    if is_run(path):
+        return VoxtralConfig.from_dict(read_run(FilePath(path))["params"])
+    if path.endswith(".json"):
+        return VoxtralConfig.load(path)
+    return VoxtralConfig.load(find_model(path))
+
+
+def source_weights(
+    path: str, config: VoxtralConfig, parts: Sequence[str], rules: Rules | None = None
+) -> Mapping[Path, Any]:
+    """The weights of these parts of the model (of "decoder", "flow", "codec") that `path` has.
+
+    Raises:
+        CheckpointError: it has none, or their shapes do not fit `config`.
+    """
+    if not is_run(path):
+        return load_some(config, find_model(path), parts, rules=rules)
+    found = {p: x for p, x in run_weights(FilePath(path)).items() if p[0] in parts}
+    if not found:
+        raise CheckpointError(f"the run in {path} has no weights of the {' or '.join(parts)}")
+    for name, leaf in leaves(abstract_params(config)):
+        if name in found and found[name].shape != leaf.value.shape:
+            raise CheckpointError(
+                f"the run in {path} is of another size: {'.'.join(name)} is "
+                f"{list(found[name].shape)}, expected {list(leaf.value.shape)}"
+            )
+    return found

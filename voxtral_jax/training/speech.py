@@ -1,0 +1,157 @@
+"""Speech training: the loss on packed rows, and which weights get gradients.
+
+The weights are `{"decoder": ..., "flow": ...}` as in the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from voxtral_jax.config import TOKEN_OFFSET, VoxtralConfig
+from voxtral_jax.decoder.model import Decoder
+from voxtral_jax.flow import FlowHead
+from voxtral_jax.kernels.fsq import code_values
+from voxtral_jax.nn.module import apply
+from voxtral_jax.parameters import Params
+from voxtral_jax.training import losses
+from voxtral_jax.training.data.batches import SpeechBatch
+from voxtral_jax.training.state import Path, join
+
+CONSTANTS = ("inv_freq",)
+"""Leaves that are no weights: the time sinusoid's frequencies."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechLosses:
+    """How the speech model is trained.
+
+    Attributes:
+        flow: weight of the flow-matching loss beside the semantic cross-entropy.
+        condition_dropout: share of frames whose condition is replaced by zeros, for guidance.
+        freeze_text: leave the text embeddings as they are (published for the 4B model, which
+            starts from a language model).
+        dtype: of the arithmetic; weights and moments are float32.
+    """
+
+    flow: float = 1.0
+    condition_dropout: float = 0.1
+    freeze_text: bool = False
+    dtype: str = "bfloat16"
+
+
+def compute_copy(params: Params, dtype: Any) -> Params:
+    """Matrices in the type of the arithmetic; vectors (norms, constants) stay as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim >= 2 else leaf, params)
+
+
+def is_text_embedding(path: Path) -> bool:
+    """Whether this is the table of text embeddings."""
+    return "tok_embeddings" in path
+
+
+@struct.dataclass
+class FlowDraw:
+    """What chance decides for each frame of a batch of `[B, M]` places.
+
+    Attributes:
+        noise: `[B, M, A]`, where the flow starts.
+        t: `[B, M]` times in [0, 1).
+        dropped: `[B, M]`, whether the condition is replaced by zeros.
+    """
+
+    noise: Float[Array, "B M A"]
+    t: Float[Array, "B M"]
+    dropped: Array
+
+
+def draw_flow(key: jax.Array, batch: SpeechBatch, dropout: float) -> FlowDraw:
+    """Noise, times and dropped conditions for the targets of a batch."""
+    for_noise, for_time, for_drop = jax.random.split(key, 3)
+    places = batch.targets.shape[:2]
+    return FlowDraw(
+        noise=jax.random.normal(for_noise, (*places, batch.targets.shape[2] - 1)),
+        t=jax.random.uniform(for_time, places),
+        dropped=jax.random.bernoulli(for_drop, dropout, places),
+    )
+
+
+@struct.dataclass
+class PlaceLosses:
+    """Losses of each target place, not yet weighed.
+
+    Attributes:
+        semantic: `[B, M]` negative log-likelihood of the semantic token.
+        correct: `[B, M]` whether it is the likeliest.
+        flow: `[B, M]` squared error of the velocity.
+    """
+
+    semantic: Float[Array, "B M"]
+    correct: Array
+    flow: Float[Array, "B M"]
+
+
+def place_losses(
+    params: Params, config: VoxtralConfig, batch: SpeechBatch, draw: FlowDraw, keep: str
+) -> PlaceLosses:
+    """Runs decoder and heads over packed rows.
+
+    Args:
+        params: `{"decoder", "flow"}` in the type of the arithmetic.
+        keep: a key of `voxtral_jax.nn.module.REMAT`.
+    """
+    audio, decoder, head = config.audio, Decoder(config, keep), FlowHead(config.audio, keep)
+    tokens, targets = batch.tokens.astype(jnp.int32), batch.targets.astype(jnp.int32)
+    x = apply(decoder, params["decoder"], batch.ids, tokens, batch.audio, method="embed_packed")
+    hidden = apply(decoder, params["decoder"], x, batch.positions, batch.segments, method="hidden")
+    hidden = jnp.take_along_axis(hidden, batch.places[..., None], axis=1)
+    logits = apply(head, params["flow"], hidden, method="semantic_logits")
+
+    codes = jnp.maximum(targets[..., 1:] - TOKEN_OFFSET, 0)
+    data = code_values(codes, audio.acoustic_codebook_size)
+    state, target = losses.flow_path(data, draw.noise, draw.t, config.flow.sigma)
+    condition = apply(head, params["flow"], hidden, method="condition")
+    condition = jnp.where(draw.dropped[..., None], 0, condition)
+    time_token = apply(head, params["flow"], draw.t.reshape(-1), hidden.dtype, method="time_tokens")
+    velocity = apply(
+        head,
+        params["flow"],
+        state.reshape(-1, state.shape[-1]),
+        time_token,
+        condition.reshape(-1, condition.shape[-1]),
+        method="velocity",
+    )
+    return PlaceLosses(
+        semantic=losses.token_negative_log(logits, targets[..., 0]),
+        correct=jnp.argmax(logits, axis=-1) == targets[..., 0],
+        flow=losses.flow_error(velocity.reshape(target.shape), target),
+    )
+
+
+def speech_loss(
+    config: VoxtralConfig,
+    settings: SpeechLosses,
+    keep: str,
+    params: Params,
+    frozen: Params,
+    batch: SpeechBatch,
+    key: jax.Array,
+    step: Array,
+) -> tuple[Array, dict[str, Array]]:
+    """Cross-entropy of the semantic code plus conditional flow matching, over target frames."""
+    weights = compute_copy(join(params, frozen), settings.dtype)
+    draw = draw_flow(key, batch, settings.condition_dropout)
+    found = place_losses(weights, config, batch, draw, keep)
+    semantic = losses.weighted_mean(found.semantic, batch.semantic_weights)
+    flow = losses.weighted_mean(found.flow, batch.flow_weights)
+    metrics = {
+        "semantic": semantic,
+        "accuracy": losses.weighted_mean(found.correct.astype(jnp.float32), batch.semantic_weights),
+        "flow": flow,
+    }
+    return semantic + settings.flow * flow, metrics

@@ -1,0 +1,314 @@
+"""`train.py codec`: settings, data, validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from voxtral_jax.codec import Codec
+from voxtral_jax.codec.run import decoder_stream, encoder_stream
+from voxtral_jax.config import CodecConfig, VoxtralConfig
+from voxtral_jax.errors import DataError
+from voxtral_jax.nn.module import apply
+from voxtral_jax.parameters import Params
+from voxtral_jax.sharding import Rules
+from voxtral_jax.training import losses
+from voxtral_jax.training.codec import (
+    CodecLosses,
+    CodecTraining,
+    codec_gradients,
+    codec_loss,
+)
+from voxtral_jax.training.data.batches import CropBatch
+from voxtral_jax.training.data.crops import crop_batches, validation_crops
+from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
+from voxtral_jax.training.discriminator import Discriminators
+from voxtral_jax.training.distillation import make_distillation
+from voxtral_jax.training.distributed import fetch
+from voxtral_jax.training.logs import Validation
+from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.settings import (
+    CheckpointSettings,
+    Count,
+    GuardSettings,
+    LogSettings,
+    MeshSettings,
+    Natural,
+    OptimizerSettings,
+    Positive,
+    RunSettings,
+    Share,
+)
+from voxtral_jax.training.sources import source_config, source_weights
+from voxtral_jax.training.state import Path
+from voxtral_jax.training.task import Task
+
+VALIDATION_ROWS = 8
+"""Recordings that are validated together."""
+NOBODY = Utterance(key="", audio="", texts=(), language="", speaker="")
+"""Whose targets have the right shapes, and say nothing."""
+NAMED_BROKEN = 10
+"""Broken lines of a manifest that are named; all are counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropSettings:
+    """What the codec is trained on.
+
+    Attributes:
+        manifest: of recordings (`voxtral_jax.training.data.manifest`).
+        validation: another one; the first `logging.samples` of it are logged as audio.
+        batch_size: crops in a step, over all devices.
+        crop_seconds: of each.
+        validation_seconds: of each recording that validation looks at.
+        workers: processes that decode audio; 0 is threads of this one.
+        most_broken: share of the manifest that may be broken.
+    """
+
+    manifest: str
+    validation: str | None = None
+    batch_size: Count
+    crop_seconds: Positive = 2.0
+    validation_seconds: Positive = 8.0
+    workers: Natural = 0
+    most_broken: Share = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscriminatorSettings:
+    """The discriminators' width, and their optimizer."""
+
+    channels: Count = 32
+    optimizer: OptimizerSettings = OptimizerSettings(
+        learning_rate=1e-4, beta1=0.5, beta2=0.9, schedule="constant", clip_norm=10.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
+    """What teaches the semantic code language.
+
+    Attributes:
+        kind: "whisper" (as published), "characters" (CTC on transcripts), or "none".
+        targets: directory of Whisper targets (`scripts/whisper_targets.py`).
+    """
+
+    kind: Literal["whisper", "characters", "none"] = "characters"
+    targets: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecSettings:
+    """`codec.toml`.
+
+    Attributes:
+        params: `params.json` with the sizes, or a directory that has one.
+        start: model or run whose codec to start from.
+    """
+
+    params: str
+    start: str | None = None
+    run: RunSettings
+    data: CropSettings
+    optimizer: OptimizerSettings
+    losses: CodecLosses = CodecLosses()
+    quantizer: QuantizerSettings = QuantizerSettings()
+    discriminators: DiscriminatorSettings = DiscriminatorSettings()
+    distillation: DistillationSettings = DistillationSettings()
+    mesh: MeshSettings = MeshSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
+    logging: LogSettings = LogSettings()
+    guard: GuardSettings = GuardSettings()
+
+
+def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
+    """Reads the manifests and puts the stage together.
+
+    Args:
+        read_data: False is for accounts of cost: the data need not be there.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: something that it names cannot be used.
+    """
+    config = source_config(settings.params)
+    codec, data = config.codec, settings.data
+    crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
+    distillation = settings.distillation
+    manifest = Manifest((), ())
+    if read_data:
+        manifest = read_manifest(
+            data.manifest,
+            need_text=distillation.kind == "characters",
+            most_broken=data.most_broken,
+        )
+    training = CodecTraining(
+        config=codec,
+        losses=settings.losses,
+        quantizer=settings.quantizer,
+        discriminators=(
+            Discriminators(settings.discriminators.channels)
+            if settings.losses.feature_matching > 0
+            else None
+        ),
+        distillation=make_distillation(
+            distillation.kind,
+            distillation.targets,
+            codec.frame_samples,
+            crop // codec.frame_samples,
+            read=read_data,
+        ),
+    )
+    unreadable = Unreadable(manifest, data.most_broken)
+
+    def start(rules: Rules) -> Mapping[Path, Any]:
+        if settings.start is None:
+            return {}
+        return source_weights(settings.start, config, ["codec"], rules)
+
+    return Task(
+        config=config,
+        init=training.init,
+        start=start,
+        trained=training.trained,
+        loss=lambda keep: partial(codec_loss, training, keep),
+        gradients=lambda keep: partial(codec_gradients, training, keep),
+        batch_size=data.batch_size,
+        batches=lambda: crop_batches(
+            manifest,
+            rate=codec.sampling_rate,
+            crop_samples=crop,
+            frame_samples=codec.frame_samples,
+            batch_size=data.batch_size,
+            seed=settings.run.seed,
+            targets=training.distillation.targets,
+            workers=data.workers,
+            process=(jax.process_index(), jax.process_count()),
+        ),
+        batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
+        audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
+        inspect=unreadable.inspect,
+        example=lambda: example_batch(training, data.batch_size, crop),
+        validate=_validation(settings, config) if data.validation and read_data else None,
+        critic=settings.discriminators.optimizer if training.discriminators else None,
+        about={"stage": "codec", "params": config.to_dict()},
+        notes=manifest_notes(manifest) if read_data else (),
+    )
+
+
+class Unreadable:
+    """Recordings whose header was good and whose audio was not: counted until too many."""
+
+    def __init__(self, manifest: Manifest, most_broken: float) -> None:
+        self._manifest, self._most = manifest, most_broken * len(manifest.utterances)
+        self._found: set[int] = set()
+
+    def inspect(self, batch: CropBatch) -> dict[str, float]:
+        """Looks for rows without audio.
+
+        Raises:
+            DataError: there were too many.
+        """
+        for utterance in batch.utterances[batch.lengths == 0]:
+            self._found.add(int(utterance))
+        if len(self._found) > self._most:
+            names = [self._manifest.utterances[number].key for number in sorted(self._found)]
+            raise DataError(
+                f"{len(names)} recordings could not be decoded, more than data.most_broken of the "
+                f"manifest: {', '.join(names[:NAMED_BROKEN])}"
+            )
+        return {"unreadable": float(len(self._found))}
+
+
+def frames_of(config: CodecConfig, seconds: float) -> int:
+    """Whole codec frames in so many seconds, at least one."""
+    return max(1, round(seconds * config.frame_rate))
+
+
+def manifest_notes(manifest: Manifest) -> tuple[str, ...]:
+    """What a manifest holds and what was left out of it."""
+    seconds = sum(one.seconds for one in manifest.utterances)
+    speakers = len({one.speaker for one in manifest.utterances})
+    notes = [
+        f"{len(manifest.utterances):,} utterances, {seconds / 3600:.2f} h, {speakers:,} speakers"
+    ]
+    if manifest.broken:
+        notes.append(f"{len(manifest.broken)} lines of the manifest are broken and left out:")
+        notes += [f"  {one.where}: {one.reason}" for one in manifest.broken[:NAMED_BROKEN]]
+    return tuple(notes)
+
+
+def example_batch(training: CodecTraining, batch_size: int, crop: int) -> CropBatch:
+    """A batch of zeros in the shapes that the stage trains on."""
+    one = training.distillation.targets(NOBODY, 0, 0, False)
+    return CropBatch(
+        samples=np.zeros((batch_size, crop), np.float32),
+        lengths=np.zeros(batch_size, np.int32),
+        utterances=np.zeros(batch_size, np.int32),
+        targets={name: np.zeros((batch_size, *np.shape(x)), x.dtype) for name, x in one.items()},
+    )
+
+
+@partial(jax.jit, static_argnames=("config", "windows"))
+def _reconstruct(
+    params: Params, batch: CropBatch, *, config: CodecConfig, windows: tuple[int, ...]
+) -> tuple[Array, Array, dict[str, Array]]:
+    """Codes, samples and distances of a batch through the codec as inference runs it."""
+    codec, rows = Codec(config), batch.samples.shape[0]
+    patches = batch.samples.reshape(rows, -1, config.pretransform_patch_size)
+    steps = -(-batch.lengths // config.pretransform_patch_size)
+    latent, _ = apply(codec, params, patches, steps, encoder_stream(config, rows), method="encode")
+    codes = apply(codec, params, latent, method=lambda codec, x: codec.quantizer.encode(x, "jnp"))
+    lengths = -(-steps // config.stride)
+    fake, _ = apply(codec, params, codes, lengths, decoder_stream(config, rows), method="decode")
+    mask = (jnp.arange(fake.shape[1]) < batch.lengths[:, None]).astype(jnp.float32)
+    distances = {
+        "waveform": losses.waveform_l1(batch.samples, fake, mask),
+        "stft": losses.stft_l1(batch.samples, fake * mask, windows, jnp.mean(mask)),
+    }
+    return codes, fake, distances
+
+
+def _validation(settings: CodecSettings, config: VoxtralConfig) -> Callable[[Params], Validation]:
+    codec, data = config.codec, settings.data
+    assert data.validation is not None
+    manifest = read_manifest(data.validation, need_text=False, most_broken=data.most_broken)
+    crop = frames_of(codec, data.validation_seconds) * codec.frame_samples
+    batches = list(
+        validation_crops(
+            manifest, rate=codec.sampling_rate, crop_samples=crop, batch_size=VALIDATION_ROWS
+        )
+    )
+
+    def validate(weights: Params) -> Validation:
+        audio: dict[str, np.ndarray] = {}
+        codes: dict[str, np.ndarray] = {}
+        weighed, used = [], []
+        for batch in batches:
+            made, fake, distances = fetch(
+                _reconstruct(
+                    weights["codec"], batch, config=codec, windows=settings.losses.stft_windows
+                )
+            )
+            seconds = float(batch.lengths.sum())
+            weighed.append({name: float(x) * seconds for name, x in distances.items()})
+            for row, length in enumerate(batch.lengths):
+                frames = -(-int(length) // codec.frame_samples)
+                used.append(made[row, :frames, 0])
+                if len(codes) < settings.logging.samples and length:
+                    name = f"utterance-{batch.utterances[row]}"
+                    codes[name] = made[row, :frames]
+                    audio[name] = fake[row, :length]
+        total = sum(float(batch.lengths.sum()) for batch in batches)
+        metrics = {name: sum(one[name] for one in weighed) / total for name in weighed[0]}
+        counts = np.bincount(np.concatenate(used), minlength=codec.semantic_codebook_size)
+        metrics["usage"] = float(np.mean(counts > 0))
+        return Validation(metrics, audio, codec.sampling_rate, codes)
+
+    return validate

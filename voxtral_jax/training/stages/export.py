@@ -1,0 +1,109 @@
+"""`train.py export`: runs to a model of the released layout, which `infer.py` loads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path as FilePath
+from typing import Literal
+
+import jax.numpy as jnp
+
+from voxtral_jax.adapter import is_adapter, merge_adapters, save_adapters
+from voxtral_jax.checkpoint.download import find_model
+from voxtral_jax.checkpoint.export import TOKENIZER_FILE
+from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
+from voxtral_jax.cloning import make_voice
+from voxtral_jax.errors import ConfigError
+from voxtral_jax.files import replacing
+from voxtral_jax.model import load_model
+from voxtral_jax.parameters import unflatten
+from voxtral_jax.training.checkpoints import read_run
+from voxtral_jax.training.sources import is_run, source_config, source_weights
+from voxtral_jax.training.speaking import PARTS
+from voxtral_jax.voice import voice_files
+
+ADAPTER_FILE = "adapter.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """`export.toml`.
+
+    Attributes:
+        speech: run (of `speech` or `dpo`) or model with decoder and flow.
+        codec: run or model with the codec.
+        out: directory to write.
+        tokenizer: directory with `tekken.json`, for models that need one.
+        dtype: of the weights in the file; the released layout has bfloat16.
+        adapter_only: write just the adapters of a LoRA run, as `adapter.safetensors`.
+        voices: recordings that become preset voices, by name.
+    """
+
+    speech: str
+    codec: str | None = None
+    out: str
+    tokenizer: str | None = None
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    adapter_only: bool = False
+    voices: Mapping[str, str] = field(default_factory=dict)
+
+
+def export(settings: ExportSettings) -> list[str]:
+    """Writes the model.
+
+    Returns:
+        What to tell.
+
+    Raises:
+        ConfigError, CheckpointError: something that it names is missing or does not fit.
+    """
+    config = source_config(settings.speech)
+    base = read_run(FilePath(settings.speech)).get("start") if is_run(settings.speech) else None
+    speech = dict(source_weights(settings.speech, config, PARTS))
+    adapters = {path: leaf for path, leaf in speech.items() if is_adapter(path)}
+    out = FilePath(settings.out)
+    if settings.adapter_only:
+        if not adapters:
+            raise ConfigError(f"{settings.speech} is no LoRA run: there are no adapters to export")
+        out.mkdir(parents=True, exist_ok=True)
+        save_adapters(out / ADAPTER_FILE, unflatten(adapters))
+        return [f"{out / ADAPTER_FILE} adapts {base}"]
+    if settings.codec is None:
+        raise ConfigError("export needs codec, the run or model whose codec goes with the speech")
+    if adapters:
+        speech = dict(source_weights(str(base), config, PARTS)) | adapters
+    if source_config(settings.codec).codec != config.codec:
+        raise ConfigError(
+            f"the codec of {settings.codec} has other sizes than the model of {settings.speech}"
+        )
+    codec = dict(source_weights(settings.codec, config, ["codec"]))
+    params = merge_adapters(unflatten(speech | codec))
+    (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
+    config.save(out / "params.json")
+    notes = []
+    if config.tokenizer == "tekken":
+        source = settings.tokenizer or base
+        if source is None:
+            raise ConfigError("this model needs a tekken.json: name its directory as tokenizer")
+        with replacing(out / TOKENIZER_FILE) as temporary:
+            shutil.copyfile(find_model(source) / TOKENIZER_FILE, temporary)
+    if adapters and base is not None and not is_run(base):
+        # Adapters leave the embeddings alone, so the presets of the model still fit.
+        for file in voice_files(find_model(base)).values():
+            with replacing(out / "voice_embedding" / file.name) as temporary:
+                shutil.copyfile(file, temporary)
+    save_params(out / WEIGHTS_FILE, config, params, jnp.dtype(settings.dtype))
+    if settings.voices:
+        notes += make_presets(out, settings.voices)
+    return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
+
+
+def make_presets(model_directory: FilePath, voices: Mapping[str, str]) -> list[str]:
+    """Makes preset voices of recordings, with the model just written."""
+    model = load_model(model_directory, dtype="float32")
+    for name, recording in voices.items():
+        voice = make_voice(model, recording, name=name)
+        voice.save(model_directory / "voice_embedding" / f"{name}.safetensors")
+    return [f"preset voices: {', '.join(voices)}"]
