@@ -29,8 +29,8 @@ from voxtral_jax.parameters import count
 from voxtral_jax.training import stages
 from voxtral_jax.training.costs import step_operations
 from voxtral_jax.training.data.batches import CropBatch, SpeechBatch
+from voxtral_jax.training.loop import compile_step
 from voxtral_jax.training.settings import load_settings
-from voxtral_jax.training.state import StepSettings, make_step
 from voxtral_jax.training.task import abstract_state, first_state, make_rules, place_batch
 
 TARGET_SHARE = 0.6
@@ -96,13 +96,11 @@ def main() -> None:
     optimizer = task.optimizer(settings)
     abstract = abstract_state(task, settings, optimizer, rules)
     state = first_state(task, settings, optimizer, rules, abstract)
-    gradients = task.gradients(settings.run.keep)
-    how = StepSettings(settings.run.seed, settings.guard, settings.optimizer.average_decay)
-    step = jax.jit(make_step(gradients, optimizer, how), donate_argnums=0)
     local = random_batch(task.example(), task.config)
     batch = place_batch(local, rules)
 
     begun = time.perf_counter()
+    step = compile_step(task, settings, optimizer, state, batch)
     state, metrics = jax.block_until_ready(step(state, batch))
     compiling = time.perf_counter() - begun
     times = []

@@ -149,7 +149,7 @@ class Characters:
     def loss(
         self, params: Any, semantic: Array, mask: Array, targets: Any
     ) -> tuple[Array, dict[str, Array]]:
-        """Negative log-likelihood of the transcript, per symbol."""
+        """Negative log-likelihood of the transcript, per CTC step."""
         logits = apply(Linear(SYMBOLS * STEPS_PER_FRAME), params, semantic)
         rows = logits.shape[0]
         logits = logits.reshape(rows, -1, SYMBOLS)
@@ -159,8 +159,8 @@ class Characters:
         )
         each = optax.ctc_loss(logits, silent, targets["labels"], spare, blank_id=BLANK)
         known = (targets["count"] > 0).astype(jnp.float32)
-        per_symbol = each / jnp.maximum(targets["count"], 1)
-        return weighted_mean(per_symbol, known), {"distillation_rows": jnp.sum(known)}
+        per_step = each / jnp.maximum(jnp.sum(1 - silent, axis=1), 1)
+        return weighted_mean(per_step, known), {"distillation_rows": jnp.sum(known)}
 
 
 class Nothing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,8 @@ def train(task: Task, settings: StageSettings) -> TrainState:
     batches = iter(task.batches())
     optimizer = task.optimizer(settings)
     state = _open_state(task, settings, optimizer, rules, checkpoints, batches)
-    gradients = task.gradients(settings.run.keep)
-    step = jax.jit(make_step(gradients, optimizer, _step_settings(settings)), donate_argnums=0)
     example = abstract_batch(task, rules)
-    program = step.lower(state, example).compile()
+    program = compile_step(task, settings, optimizer, state, example)
     tensorboard = settings.logging.tensorboard
     log = RunLog(out, steps=steps, start=done, tensorboard=tensorboard, writes=first_host)
     meter = _Meter(task, settings, steps, step_operations(task, state, example))
@@ -85,8 +84,20 @@ def train(task: Task, settings: StageSettings) -> TrainState:
     return state
 
 
-def _step_settings(settings: StageSettings) -> StepSettings:
-    return StepSettings(settings.run.seed, settings.guard, settings.optimizer.average_decay)
+def compile_step(
+    task: Task,
+    settings: StageSettings,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    batch: Any,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """The step as a program for this state and batches like this one; it consumes the state."""
+    how = StepSettings(settings.run.seed, settings.guard, settings.optimizer.average_decay)
+    step = make_step(task.gradients(settings.run.keep), optimizer, how)
+    # The state lies after a step as it did before.
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(places, None))
+    return jitted.lower(state, batch).compile()
 
 
 def _open_state(

@@ -166,7 +166,7 @@ def make_step(
     def step(state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(settings.seed), state.step)
         found = gradients(state.params, state.frozen, batch, key, state.step)
-        norm = optax.global_norm(found.params)
+        norm = optax.tree.norm(found.params)
         guard, good = _watch(state, found.loss, norm, settings.guard)
         updates, moments = optimizer.update(found.params, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)

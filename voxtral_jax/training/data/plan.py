@@ -35,6 +35,7 @@ class PackingSettings:
     Attributes:
         row_tokens: L, tokens of a row.
         row_targets: M, target places of a row: frames, and an `[END_AUDIO]` for each sequence.
+            Where they are full before the tokens are, there is more padding.
         prompt_seconds: shortest and longest voice prompt; shorter excerpts are taken whole.
         max_seconds: of voice prompt and speech together.
         silence_seconds: longer silence counts in no loss but for half of this at both ends.
@@ -151,7 +152,8 @@ class Planner:
         self._frames = np.array([entry.frames for entry in entries], np.int64)
         self._texts = measure_texts(entries, tokenizer)
         self._voices = Voices(entries, int(np.ceil(LEAST_VOICE * frame_rate)))
-        self._prompt = (int(np.ceil(shortest * frame_rate)), int(longest * frame_rate))
+        least = int(np.ceil(shortest * frame_rate))
+        self._prompt = (least, max(least, int(longest * frame_rate)))
         self._most_frames = int(settings.max_seconds * frame_rate)
 
     def plan(self, epoch: int) -> Plan:

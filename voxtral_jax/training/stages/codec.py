@@ -29,7 +29,7 @@ from voxtral_jax.training.codec import (
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.crops import crop_batches, validation_crops
 from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
-from voxtral_jax.training.discriminator import Discriminators
+from voxtral_jax.training.discriminator import WINDOWS, Discriminators
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
 from voxtral_jax.training.logs import Validation
@@ -83,9 +83,10 @@ class CropSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings:
-    """The discriminators' width, and their optimizer."""
+    """The discriminators: their width, their FFT sizes in samples, and their optimizer."""
 
     channels: Count = 32
+    windows: tuple[Count, ...] = WINDOWS
     optimizer: OptimizerSettings = OptimizerSettings(
         learning_rate=1e-4, beta1=0.5, beta2=0.9, schedule="constant", clip_norm=10.0
     )
@@ -153,7 +154,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         losses=settings.losses,
         quantizer=settings.quantizer,
         discriminators=(
-            Discriminators(settings.discriminators.channels)
+            Discriminators(settings.discriminators.channels, settings.discriminators.windows)
             if settings.losses.feature_matching > 0
             else None
         ),

@@ -1,0 +1,244 @@
+"""Each stage learns, chains with the next, and ends as a model that speaks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from voxtral_jax import Voice, encode_audio, load_model, synthesize
+from voxtral_jax.cloning import voice_from_codes
+from voxtral_jax.errors import CheckpointError, ConfigError
+from voxtral_jax.parameters import leaves
+from voxtral_jax.training import stages
+from voxtral_jax.training.checkpoints import run_weights
+from voxtral_jax.training.data.shards import CodeSource
+from voxtral_jax.training.judging import Scores, Spoken
+from voxtral_jax.training.settings import build_settings
+from voxtral_jax.training.speaking import prompts_of
+
+
+def run(stage: str, table: dict[str, Any]) -> list[str]:
+    """Runs a stage as `train.py` does."""
+    return stages.run(stage, build_settings(stages.SETTINGS[stage], table, "a test"))
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What the stages leave behind, one after the other."""
+
+    root: Path
+
+    @property
+    def params(self) -> Path:
+        return self.root / "params.json"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "audio" / "manifest.jsonl"
+
+    @property
+    def codec(self) -> Path:
+        return self.root / "codec"
+
+    @property
+    def codes(self) -> Path:
+        return self.root / "codes"
+
+    @property
+    def speech(self) -> Path:
+        return self.root / "speech"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A codec and a speech model, trained on a few seconds of sound."""
+    world = World(tmp_path_factory.mktemp("world"))
+    small.small_config().save(world.params)
+    small.write_recordings(world.manifest.parent)
+    run("codec", small.codec_table(world.params, world.manifest, world.codec, 60))
+    run(
+        "tokenize",
+        {"codec": str(world.codec), "manifest": str(world.manifest), "out": str(world.codes)},
+    )
+    table = small.speech_table(world.params, world.codes, world.speech, 80)
+    run("speech", table | {"codec": str(world.codec)})
+    return world
+
+
+def test_the_codec_overfits_a_few_seconds(world: World) -> None:
+    metrics = small.read_metrics(world.codec)
+    first, last = metrics[0], metrics[-1]
+    assert last["stft"] < 0.3 * first["stft"]
+    assert last["distillation"] < 0.7 * first["distillation"]
+    assert {"usage", "perplexity", "commitment", "waveform"} <= last.keys()
+    assert last["skipped"] == 0
+
+
+def test_the_speech_model_overfits_a_few_seconds(world: World) -> None:
+    metrics = small.read_metrics(world.speech)
+    assert metrics[-1]["semantic"] < 0.3 * metrics[0]["semantic"]
+    assert metrics[-1]["flow"] < 0.7 * metrics[0]["flow"]
+
+
+def test_constants_and_codebook_are_moved_by_no_gradient(world: World) -> None:
+    weights = run_weights(world.speech)
+    half = small.small_config().flow.dim // 2
+    expected = 10_000.0 ** (-np.arange(half) / half)
+    frequencies = weights["flow", "time_embedding", "inv_freq"]
+    np.testing.assert_allclose(frequencies, expected, rtol=1e-6)
+
+
+def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_path: Path) -> None:
+    recording = world.manifest.parent / "0.wav"
+    run(
+        "export",
+        {
+            "speech": str(world.speech),
+            "codec": str(world.codec),
+            "out": str(tmp_path / "model"),
+            "dtype": "float32",
+            "voices": {"humming": str(recording)},
+        },
+    )
+    model = load_model(tmp_path / "model", dtype="float32")
+    heard = np.load(world.codec / "validation" / "60.npz")
+    samples = small.hum(1.6, 120, 0)[: round(1.2 * small.RATE) // 1920 * 1920]
+    # The recording was written with 16 bits.
+    samples = np.round(samples * 2**15) / 2**15
+    np.testing.assert_array_equal(encode_audio(model, samples, small.RATE), heard["utterance-0"])
+
+    said = np.load(world.speech / "validation" / "80.npz")
+    for prompt in prompts_of(CodeSource(world.codes), 2):
+        voice = voice_from_codes(model, prompt.codes, prompt.name)
+        speech = synthesize(model, prompt.text, voice=voice)
+        np.testing.assert_array_equal(speech.codes, said[prompt.name])
+    assert isinstance(model.voice("humming"), Voice)
+
+
+def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    sources = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
+    run("export", sources | {"out": str(base)})
+    out = tmp_path / "lora"
+    table = small.speech_table(world.params, world.codes, out, 6)
+    table["data"] |= {"validation": None}
+    run("speech", table | {"start": str(base), "lora": {"rank": 2}})
+    trained = run_weights(out)
+    assert {path[-1] for path in trained} == {"lora_a", "lora_b"}
+    assert any(np.abs(leaf).max() > 0 for path, leaf in trained.items() if path[-1] == "lora_b")
+
+    run("export", sources | {"speech": str(out), "out": str(tmp_path / "merged")})
+    adapter = {"speech": str(out), "out": str(tmp_path / "adapter"), "adapter_only": True}
+    run("export", adapter)
+    merged = load_model(tmp_path / "merged", dtype="float32")
+    adapted = load_model(base, dtype="float32", adapter=tmp_path / "adapter/adapter.safetensors")
+    before = dict(leaves(load_model(base, dtype="float32").params))
+    changed = set()
+    for (path, ours), (_, theirs) in zip(
+        leaves(merged.params), leaves(adapted.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
+        if not np.array_equal(ours, before[path]):
+            changed.add(path[0:2])
+    assert changed
+    assert all(part[1].startswith("layers") for part in changed)
+
+
+def test_an_adapter_that_does_not_fit_is_refused(world: World, reference, tmp_path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_model(reference, adapter=tmp_path / "nothing.safetensors")
+    with pytest.raises(CheckpointError, match="not a readable adapter"):
+        load_model(reference, adapter=world.params)
+
+
+class LikesShort:
+    """Judges by length alone, so that a preference can be seen."""
+
+    def __call__(self, spoken: Spoken) -> Scores:
+        assert len(spoken.reference)
+        assert spoken.sample_rate == small.RATE
+        return Scores(word_errors=len(spoken.samples) / small.RATE, similarity=0.0)
+
+
+def test_preference_tuning_prefers_the_winners(world: World, tmp_path: Path) -> None:
+    table = small.common(tmp_path / "dpo", 12, 1e-3) | {
+        "start": str(world.speech),
+        "codec": str(world.codec),
+        "judge": f"{__name__}:LikesShort",
+        "candidates": {"codes": str(world.codes), "count": 3, "temperature": 2.0, "top_p": 1.0},
+        "ranking": {"least_margin": 0.01},
+        "data": {"batch_size": 1},
+        "losses": {"dtype": "float32"},
+    }
+    run("dpo", table)
+    metrics = small.read_metrics(tmp_path / "dpo")
+    assert metrics[0]["semantic_dpo"] == pytest.approx(np.log(2), rel=1e-4)
+    assert metrics[0]["flow_dpo"] == pytest.approx(np.log(2), rel=1e-4)
+    assert np.mean([line["semantic_margin"] for line in metrics[-4:]]) > 1
+    assert np.mean([line["semantic_dpo"] for line in metrics[-4:]]) < np.log(2)
+    # What was spoken is not spoken again: the second run only has to read it.
+    table["judge"] = "math:nan"
+    table["run"] |= {"steps": 13}
+    run("dpo", table)
+    assert small.read_metrics(tmp_path / "dpo")[-1]["step"] == 13
+
+
+def test_another_model_may_not_continue_a_run(world: World) -> None:
+    other = dataclasses.replace(small.small_config(), hidden_dim=48)
+    path = world.root / "other.json"
+    other.save(path)
+    with pytest.raises(CheckpointError, match=r"another run\.out"):
+        run("codec", small.codec_table(path, world.manifest, world.codec, 61))
+
+
+def test_a_batch_that_the_mesh_cannot_share_is_refused(world: World, tmp_path: Path) -> None:
+    table = small.codec_table(world.params, world.manifest, tmp_path, 1)
+    table["mesh"] = {"data": 3}
+    with pytest.raises(ConfigError, match="choose a multiple"):
+        run("codec", table)
+    assert jax.device_count() == 8
+
+
+def losses(stage: str, table: dict[str, Any], mesh: dict[str, int], out: Path) -> list[float]:
+    table = table | {"mesh": mesh, "run": table["run"] | {"out": str(out)}}
+    table["data"] = table["data"] | {"validation": None}
+    run(stage, table)
+    return [line["loss"] for line in small.read_metrics(out)]
+
+
+MESHES = {
+    # Compiling discriminators for many devices takes long: one mesh has all three axes.
+    "codec": [{"data": 2, "fsdp": 2, "tensor": 2}],
+    "speech": [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}],
+}
+
+
+@pytest.mark.parametrize("stage", MESHES)
+def test_a_mesh_learns_what_one_device_learns(world: World, stage: str, tmp_path: Path) -> None:
+    if stage == "codec":
+        table = small.codec_table(world.params, world.manifest, tmp_path, 3)
+        table["losses"]["feature_matching"] = 1.0
+        table["data"] |= {"batch_size": 8, "crop_seconds": 0.4}
+        table["discriminators"] |= {"windows": [76]}
+        table["distillation"] = {"kind": "none"}
+    else:
+        table = small.speech_table(world.params, world.codes, tmp_path, 3)
+    alone = losses(stage, table, {"data": 1}, tmp_path / "one")
+    for number, mesh in enumerate(MESHES[stage]):
+        found = losses(stage, table, mesh, tmp_path / str(number))
+        np.testing.assert_allclose(found, alone, rtol=1e-4, err_msg=str(mesh))
+
+
+def test_a_checkpoint_of_a_mesh_continues_on_one_device(world: World, tmp_path: Path) -> None:
+    table = small.speech_table(world.params, world.codes, tmp_path, 3)
+    whole = losses("speech", table, {"data": 1}, tmp_path / "whole")
+    first = table | {"run": table["run"] | {"steps": 2}}
+    losses("speech", first, {"fsdp": 4, "tensor": 2}, tmp_path / "run")
+    found = losses("speech", table, {"data": 1}, tmp_path / "run")
+    np.testing.assert_allclose(found, whole, rtol=1e-4)
