@@ -10,6 +10,9 @@ import numpy as np
 import soundfile
 
 from voxtral_jax import VoxtralConfig
+from voxtral_jax.training import stages
+from voxtral_jax.training.data.shards import CodeRecord, CodeWriter
+from voxtral_jax.training.settings import build_settings
 
 RATE = 24_000
 
@@ -126,6 +129,35 @@ def speech_table(params: Path, codes: Path, out: Path, steps: int) -> dict[str, 
         },
         "losses": {"dtype": "float32"},
     }
+
+
+def write_codes(folder: Path, count: int = 6) -> Path:
+    """Code shards of two speakers; the codes are random."""
+    random = np.random.default_rng(0)
+    audio = small_config().audio
+    sizes = [audio.semantic_codebook_size] + [audio.acoustic_codebook_size] * 4
+    with CodeWriter(folder) as writer:
+        for i in range(count):
+            frames = 14 + i
+            writer.write(
+                CodeRecord(
+                    key=f"{i}",
+                    codes=random.integers(0, sizes, (frames, len(sizes))),
+                    speech=np.ones(frames, bool),
+                    texts=(f"Words {i}.",),
+                    language="en",
+                    speaker=f"s{i % 2}",
+                    audio=f"{i}.wav",
+                    start=0.0,
+                    end=frames / 12.5,
+                )
+            )
+    return folder
+
+
+def run(stage: str, table: dict[str, Any]) -> list[str]:
+    """Runs a stage as `train.py` does."""
+    return stages.run(stage, build_settings(stages.SETTINGS[stage], table, "a test"))
 
 
 def read_metrics(out: Path, group: str = "train") -> list[dict[str, float]]:

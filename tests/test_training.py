@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 import small
+from small import run
 
 from voxtral_jax import Voice, encode_audio, load_model, synthesize
 from voxtral_jax.cloning import voice_from_codes
-from voxtral_jax.errors import CheckpointError, ConfigError
+from voxtral_jax.errors import CheckpointError
 from voxtral_jax.parameters import leaves
-from voxtral_jax.training import stages
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.shards import CodeSource
 from voxtral_jax.training.judging import Scores, Spoken
-from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.speaking import prompts_of
-
-
-def run(stage: str, table: dict[str, Any]) -> list[str]:
-    """Runs a stage as `train.py` does."""
-    return stages.run(stage, build_settings(stages.SETTINGS[stage], table, "a test"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,50 +187,3 @@ def test_another_model_may_not_continue_a_run(world: World) -> None:
     other.save(path)
     with pytest.raises(CheckpointError, match=r"another run\.out"):
         run("codec", small.codec_table(path, world.manifest, world.codec, 61))
-
-
-def test_a_batch_that_the_mesh_cannot_share_is_refused(world: World, tmp_path: Path) -> None:
-    table = small.codec_table(world.params, world.manifest, tmp_path, 1)
-    table["mesh"] = {"data": 3}
-    with pytest.raises(ConfigError, match="choose a multiple"):
-        run("codec", table)
-    assert jax.device_count() == 8
-
-
-def losses(stage: str, table: dict[str, Any], mesh: dict[str, int], out: Path) -> list[float]:
-    table = table | {"mesh": mesh, "run": table["run"] | {"out": str(out)}}
-    table["data"] = table["data"] | {"validation": None}
-    run(stage, table)
-    return [line["loss"] for line in small.read_metrics(out)]
-
-
-MESHES = {
-    # Compiling discriminators for many devices takes long: one mesh has all three axes.
-    "codec": [{"data": 2, "fsdp": 2, "tensor": 2}],
-    "speech": [{"data": 8}, {"fsdp": 8}, {"data": 2, "fsdp": 2, "tensor": 2}],
-}
-
-
-@pytest.mark.parametrize("stage", MESHES)
-def test_a_mesh_learns_what_one_device_learns(world: World, stage: str, tmp_path: Path) -> None:
-    if stage == "codec":
-        table = small.codec_table(world.params, world.manifest, tmp_path, 3)
-        table["losses"]["feature_matching"] = 1.0
-        table["data"] |= {"batch_size": 8, "crop_seconds": 0.4}
-        table["discriminators"] |= {"windows": [76]}
-        table["distillation"] = {"kind": "none"}
-    else:
-        table = small.speech_table(world.params, world.codes, tmp_path, 3)
-    alone = losses(stage, table, {"data": 1}, tmp_path / "one")
-    for number, mesh in enumerate(MESHES[stage]):
-        found = losses(stage, table, mesh, tmp_path / str(number))
-        np.testing.assert_allclose(found, alone, rtol=1e-4, err_msg=str(mesh))
-
-
-def test_a_checkpoint_of_a_mesh_continues_on_one_device(world: World, tmp_path: Path) -> None:
-    table = small.speech_table(world.params, world.codes, tmp_path, 3)
-    whole = losses("speech", table, {"data": 1}, tmp_path / "whole")
-    first = table | {"run": table["run"] | {"steps": 2}}
-    losses("speech", first, {"fsdp": 4, "tensor": 2}, tmp_path / "run")
-    found = losses("speech", table, {"data": 1}, tmp_path / "run")
-    np.testing.assert_allclose(found, whole, rtol=1e-4)
