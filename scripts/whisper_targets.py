@@ -4,8 +4,8 @@
 
 A frozen Whisper hears each utterance and is shown its transcript. What is kept, for each token of
 the text: the last decoder layer's hidden state at the token, and how much of each codec frame
-belongs to it. The same command goes on where it was stopped. Needs `pip install voxtral-jax[whisper]`
-and a directory with a Whisper model in transformers' layout.
+belongs to it. The same command goes on where it was stopped. Needs the extra
+`voxtral-jax[whisper]`, and a directory with a Whisper model in transformers' layout.
 """
 
 from __future__ import annotations
@@ -99,9 +99,7 @@ def median_filter(weights: torch.Tensor, width: int) -> torch.Tensor:
     return padded.unfold(-1, width, 1).median(dim=-1).values
 
 
-def soft_alignment(
-    attention: torch.Tensor, states: int, frames: int
-) -> np.ndarray:
+def soft_alignment(attention: torch.Tensor, states: int, frames: int) -> np.ndarray:
     """How much each codec frame belongs to each token, `[N, frames]`, non-negative.
 
     Standardised over tokens, median-filtered over time and averaged over heads, as Whisper finds
@@ -135,8 +133,8 @@ def teach(
     longest = max(len(ids) for ids, _ in tokens)
     # Padding follows, and the decoder looks back only.
     ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    for row, (one, _) in enumerate(tokens):
-        ids[row, : len(one)] = torch.tensor(one)
+    for row, (listed, _) in enumerate(tokens):
+        ids[row, : len(listed)] = torch.tensor(listed)
     made = teacher.model(
         input_features=heard.input_features.to(teacher.device, teacher.model.dtype),
         decoder_input_ids=ids.to(teacher.device),
