@@ -136,6 +136,7 @@ def note_run(out: Path, about: dict[str, Any]) -> None:
         CheckpointError: another run is there.
     """
     path = out / ABOUT
+    out.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

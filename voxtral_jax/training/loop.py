@@ -76,10 +76,11 @@ def train(task: Task, settings: StageSettings) -> TrainState:
                 if task.validate is not None and due and not stop:
                     log.validation(done, task.validate(state.weights))
                     meter.pause()
-        checkpoints.finish()
         if stop:
             log.say(f"asked to stop: step {done} is saved, the same command goes on from there")
     finally:
+        # Whatever happened: what is being written is finished first.
+        checkpoints.finish()
         log.close()
     return state
 

@@ -37,6 +37,9 @@ from voxtral_jax.training.state import (
     state_shardings,
 )
 
+NAMED_WEIGHTS = 5
+"""Weights that an error names."""
+
 
 class StageSettings(Protocol):
     """The tables that the configuration of every trained stage has."""
@@ -184,19 +187,20 @@ def first_state(
     """The state before the first step, every weight made or loaded where it belongs."""
     key = jax.random.fold_in(jax.random.key(settings.run.seed), 2**31 - 1)
     places = dict(leaves(abstract.params)) | dict(leaves(abstract.frozen))
+    loaded = task.start(rules)
+    if unknown := loaded.keys() - places.keys():
+        names = ", ".join(sorted(".".join(path) for path in unknown)[:NAMED_WEIGHTS])
+        raise ConfigError(f"what the run starts from has weights that the model lacks: {names}")
     flat = {
         path: jax.device_put(leaf.astype(places[path].dtype), places[path].sharding)
-        for path, leaf in task.start(rules).items()
+        for path, leaf in loaded.items()
     }
-    if unknown := flat.keys() - places.keys():
-        raise ConfigError(f"weights to start from that the model does not have: {sorted(unknown)}")
     missing = {path: leaf.sharding for path, leaf in places.items() if path not in flat}
 
     def make(key: jax.Array) -> dict[Path, jax.Array]:
         every = dict(leaves(nn.meta.unbox(task.init(key))))
         return {path: every[path] for path in missing}
 
-    # Flat keys are tuples, which pytrees cannot sort with ints; strings and tuples of strings can.
     flat |= jax.jit(make, out_shardings=missing)(key) if missing else {}
     average = settings.optimizer.average_decay is not None
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)

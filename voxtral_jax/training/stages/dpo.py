@@ -26,6 +26,7 @@ from voxtral_jax.training.candidates import (
     read_pairs,
     speak_candidates,
 )
+from voxtral_jax.training.checkpoints import note_run
 from voxtral_jax.training.data.batches import SpeechBatch
 from voxtral_jax.training.data.layout import SpeechSequence, lay_out, one_per_row
 from voxtral_jax.training.data.pipeline import Batches, my_rows
@@ -130,6 +131,8 @@ class PairRows:
 
     Attributes:
         pairs: winner and loser of each prompt.
+        ended: whether the model ended each of them itself.
+        config: of the model.
         row_tokens, row_targets: of every row.
     """
 
@@ -182,6 +185,7 @@ def _make_pairs(
 ) -> tuple[list[Pair], str]:
     """Speaks what is missing, and reads the pairs of all."""
     folder, how = FilePath(settings.run.out) / FOLDER, settings.candidates
+    judge = load_judge(settings.judge)
     if jax.process_index() == 0:
         weights = unflatten(dict(source_weights(settings.start, config, PARTS)))
         codec = load_codec(settings.codec, config)
@@ -194,7 +198,7 @@ def _make_pairs(
             seed=settings.run.seed,
         )
         prompts = prompts_of(CodeSource(how.codes), how.prompts)
-        speak_candidates(folder, model, prompts, sampling, load_judge(settings.judge))
+        speak_candidates(folder, model, prompts, sampling, judge)
     wait_for_all()
     pairs, total = read_pairs(folder, settings.ranking)
     if len(pairs) < settings.data.batch_size:
@@ -218,8 +222,12 @@ def dpo_task(settings: DpoSettings, *, read_data: bool = True) -> Task:
     config, data = source_config(settings.start), settings.data
     rows: PairRows | None = None
     notes: tuple[str, ...] = ()
+    about = {"stage": "dpo", "params": config.to_dict(), "start": settings.start}
     if read_data:
         tokenizer = stage_tokenizer(config, settings.tokenizer or settings.start)
+        if jax.process_index() == 0:
+            # Candidates of another model must not be mixed in.
+            note_run(FilePath(settings.run.out), about)
         pairs, note = _make_pairs(settings, config, tokenizer)
         rows, notes = pair_rows(pairs, config, tokenizer), (note,)
 
@@ -253,7 +261,7 @@ def dpo_task(settings: DpoSettings, *, read_data: bool = True) -> Task:
             / config.codec.frame_rate
         ),
         restarted=lambda path: path[0] == "reference",
-        about={"stage": "dpo", "params": config.to_dict(), "start": settings.start},
+        about=about,
         notes=notes,
     )
 
