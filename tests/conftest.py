@@ -4,8 +4,11 @@ import os
 from pathlib import Path
 
 # Before jax is imported anywhere: devices and precision cannot change afterwards.
+# Tests run each program a few times, so quick compilation beats quick code.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=true"
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=true "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
 )
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

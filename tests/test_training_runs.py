@@ -53,7 +53,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(config: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     """`python train.py codec` on one CPU device."""
-    plain = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    plain = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", "codec", "--config", config, *overrides],
         env=plain | {"XDG_CACHE_HOME": str(config.parent / "cache")} | environment,
