@@ -1,0 +1,82 @@
+"""The teacher speaks the corpus: Kokoro-82M, offline, in many blended voices.
+
+    python scripts/corpus/speak.py corpus/texts.jsonl corpus/audio --voices package/voices \\
+        --hours en=10 --hours de=1 ... --worker 0 --workers 2
+
+Which sentence is spoken by whom, and how fast, follows from the seed and the sentence's place
+alone: workers share the work by number, and the same command goes on where it was stopped. Each
+recording has a line in `audio/lines-*.jsonl`. Needs the
+packages in `scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import soundfile
+import typer
+from plan import make_plan, share
+from rich.progress import track
+from teacher import RATE, Teacher
+from voices import load_voices, make_speakers
+
+from voxtral_jax.errors import TextError
+
+
+def spoken_before(file: Path) -> set[str]:
+    """Names of recordings that a worker has finished."""
+    if not file.exists():
+        return set()
+    names = set()
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            names.add(json.loads(line)["audio"].removesuffix(".flac"))
+        except (json.JSONDecodeError, KeyError):  # cut off by a kill; it is spoken again
+            continue
+    return names
+
+
+def main(
+    texts: Annotated[Path, typer.Argument(help="sentences, from texts.py")],
+    out: Annotated[Path, typer.Argument(help="folder for recordings and their lines")],
+    voices: Annotated[Path, typer.Option(help="folder of Kokoro's .bin voices")],
+    hours: Annotated[list[str], typer.Option(help="language=hours, several times")],
+    worker: Annotated[int, typer.Option(min=0)] = 0,
+    workers: Annotated[int, typer.Option(min=1)] = 1,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Speaks one worker's share of the corpus on one core."""
+    wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
+    styles = load_voices(voices)
+    lines = make_plan(texts, make_speakers(sorted(styles), seed), wanted, seed)
+    out.mkdir(parents=True, exist_ok=True)
+    listing = out / f"lines-{worker}-of-{workers}.jsonl"
+    left = list(share(lines, worker, workers, spoken_before(listing)))
+    teacher = Teacher(styles)
+    with listing.open("a", encoding="utf-8") as listed:
+        for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
+            try:
+                spoken = teacher.speak(line.text, line.language, line.speaker.parts, line.speed)
+            except TextError as error:
+                print(f"left out: {error}")
+                continue
+            file = out / f"{line.name}.flac"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(file, spoken.samples, RATE, subtype="PCM_16")
+            entry = {
+                "audio": f"{line.name}.flac",
+                "text": line.text,
+                "language": line.language,
+                "speaker": line.speaker.name,
+                "phonemes": spoken.phonemes,
+                "split": line.split,
+                "seconds": round(len(spoken.samples) / RATE, 3),
+            }
+            listed.write("\n" + json.dumps(entry, ensure_ascii=False))
+            listed.flush()
+
+
+if __name__ == "__main__":
+    typer.run(main)

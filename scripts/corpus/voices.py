@@ -1,0 +1,91 @@
+"""Speakers: Kokoro's voices and blends of two of them, each with the languages it speaks.
+
+The mean of two voices is a new, plausible speaker that keeps its identity across languages, so the
+corpus has as many speakers as it needs, and each speaks English and other languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+ORIGINS = {"a": "en", "b": "en", "e": "es", "f": "fr", "i": "it", "j": "ja", "p": "pt", "z": "zh"}
+"""First letter of a voice's name to the language it was made from; Hindi is none of ours."""
+ADOPTED = {"de": ("am_fenrir", "bm_george"), "ko": ("jm_kumo", "jf_alpha")}
+"""Voices that speak a language for which there is none."""
+SAME = {"em_santa": "pm_santa", "pf_dora": "ef_dora", "pm_alex": "em_alex"}
+"""Near duplicates, and the voice that is kept."""
+BLENDS = 150
+"""Blended speakers beside the plain voices."""
+TESTS, VALIDATIONS = 12, 6
+"""Blended speakers that training never hears."""
+OTHERS = 2
+"""Languages of a blended speaker beside English, at least."""
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One speaker.
+
+    Attributes:
+        name: plain voices keep theirs; blends are numbered, with a letter for the gender.
+        parts: voices that are averaged, with their weights.
+        languages: what the speaker speaks.
+        split: train, validation or test.
+    """
+
+    name: str
+    parts: tuple[tuple[str, float], ...]
+    languages: tuple[str, ...]
+    split: str
+
+
+def languages_of(voice: str) -> set[str]:
+    """Languages that a voice speaks as its own."""
+    adopted = {language for language, voices in ADOPTED.items() if voice in voices}
+    return adopted | ({ORIGINS[voice[0]]} if voice[0] in ORIGINS else set())
+
+
+def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
+    """All speakers: the same list for a seed.
+
+    Args:
+        voices: names of the voices at hand.
+    """
+    random = np.random.default_rng(seed)
+    plain = sorted(voice for voice in voices if languages_of(voice) and voice not in SAME)
+    languages = sorted({language for voice in plain for language in languages_of(voice)})
+    speakers = [
+        Speaker(voice, ((voice, 1.0),), tuple(sorted(languages_of(voice) | {"en"})), "train")
+        for voice in plain
+    ]
+    for number in range(BLENDS):
+        # Each language leads in its turn, so that rare ones have as many speakers as others.
+        leading = languages[number % len(languages)]
+        first = str(random.choice([v for v in plain if leading in languages_of(v)]))
+        gender = first[1]
+        second = str(random.choice([v for v in plain if v[1] == gender and v != first]))
+        weight = round(float(random.uniform(0.35, 0.65)), 2)
+        spoken = languages_of(first) | languages_of(second) | {"en"}
+        missing = [language for language in languages if language not in spoken]
+        split = "test" if number < TESTS else "train"
+        split = "validation" if TESTS <= number < TESTS + VALIDATIONS else split
+        # Those kept apart speak everything: cloning is judged in and across all languages.
+        more = max(0, OTHERS + 1 - len(spoken)) if split == "train" else len(missing)
+        spoken |= set(random.permutation(missing)[:more].tolist())
+        name = f"{gender}{number:03d}"
+        parts = ((first, weight), (second, round(1 - weight, 2)))
+        speakers.append(Speaker(name, parts, tuple(sorted(spoken)), split))
+    return speakers
+
+
+def load_voices(directory: Path) -> dict[str, Float[np.ndarray, "510 256"]]:
+    """Kokoro's styles, one for each number of tokens, from a folder of `.bin` files."""
+    return {
+        file.stem: np.fromfile(file, np.float32).reshape(510, 256)
+        for file in sorted(directory.glob("*.bin"))
+    }

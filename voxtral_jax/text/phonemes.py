@@ -1,0 +1,100 @@
+"""Text to phonemes: what small models read, so that they need not learn to spell.
+
+One set of symbols (IPA, as Kokoro and misaki write it) for nine languages. The packages that know
+how a language is pronounced are loaded when that language is first spoken.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from voxtral_jax.errors import TextError
+from voxtral_jax.text.sentences import language_of
+
+LANGUAGES = ("en", "fr", "de", "es", "it", "pt", "zh", "ja", "ko")
+"""Languages with a pronunciation here; the order is that of their tokens and may only grow."""
+SYMBOLS = (
+    ' !"(),.:;?AIOQSTWYabcdefhijklmnopqrstuvwxyzæçðøŋœɐɑɒɔɕɖəɚɛɜɟɡɣɤɥɨɪɯɰɲɳɴɸɹɻɽɾʁʂʃʈʊʋʌʎʒʔʝ'
+    "ʣʤʥʦʧʨʰʲˈˌː\u0303βθχᵊᵝᵻ—“”…→↓↗↘ꭧ¡¿«»-'ɫʏɱʉɵɓɗʼGKƫᶀᶁᶃᶄᶆᶈᶉ"
+)
+"""Symbols of all languages; the order is that of their tokens and may only grow."""
+ESPEAK = {"en": "en-us", "fr": "fr-fr", "de": "de", "es": "es", "it": "it", "pt": "pt-br"}
+"""Voices of eSpeak NG."""
+SPACES = re.compile(r"\s+")
+
+
+@cache
+def _pronunciation(language: str) -> Callable[[str], str]:
+    """Text of one language to phonemes in the spelling of its package."""
+    try:
+        if language in ESPEAK:
+            from misaki.espeak import EspeakG2P
+
+            espeak = EspeakG2P(language=ESPEAK[language])
+            # German r: eSpeak writes the tapped one of the stage.
+            uvular = str.maketrans("rɾ", "ʁʁ") if language == "de" else {}
+            return lambda text: espeak(text)[0].translate(uvular)
+        if language == "zh":
+            from misaki.zh import ZHG2P
+
+            mandarin = ZHG2P()
+            return lambda text: mandarin(text)[0]
+        if language == "ja":
+            from misaki.ja import JAG2P
+
+            japanese = JAG2P(version="pyopenjtalk")
+            return lambda text: _japanese(japanese, text)
+        from kokorog2p.ko import KoreanG2P
+
+        korean = KoreanG2P()
+        return lambda text: korean.phonemize(text)
+    except ImportError as error:
+        raise TextError(
+            f'pronouncing "{language}" needs a package that is missing ({error.name}); '
+            "pip install 'voxtral-jax[phonemes]'"
+        ) from error
+
+
+def _japanese(japanese: Any, text: str) -> str:
+    """The phonemes without the pitch marks that follow them."""
+    tokens = japanese(text)[1]
+    return "".join((token.phonemes or "") + token.whitespace for token in tokens)
+
+
+def phonemes(text: str, language: str | None = None) -> str:
+    """How a text is pronounced.
+
+    Args:
+        text: cleaned text; may have digits and abbreviations.
+        language: one of `LANGUAGES`; None detects it.
+
+    Returns:
+        Characters of `SYMBOLS`. Others that a pronunciation holds are left out.
+
+    Raises:
+        TextError: no pronunciation of the language is known, its package is missing, or nothing
+            of the text can be pronounced.
+    """
+    language = language or language_of(text)
+    if language not in LANGUAGES:
+        raise TextError(
+            f'this model does not speak "{language}"; it knows {", ".join(LANGUAGES)}. '
+            "Name the language if it was mistaken"
+        )
+    spelled = unicodedata.normalize("NFC", _pronunciation(language)(text))
+    spelled = spelled.replace("g", "ɡ")
+    # NFC joins a vowel and its tilde; the symbols keep them apart.
+    spelled = "".join(
+        part
+        for character in spelled
+        for part in (character if character in SYMBOLS else unicodedata.normalize("NFD", character))
+        if part in SYMBOLS
+    )
+    spelled = SPACES.sub(" ", spelled).strip()
+    if not any(character.isalpha() for character in spelled):
+        raise TextError(f'nothing in "{text[:40]}" can be pronounced in "{language}"')
+    return spelled
