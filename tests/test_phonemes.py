@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from voxtral_jax.errors import TextError
+from voxtral_jax import Model
+from voxtral_jax.errors import RequestError, TextError
+from voxtral_jax.text import PhonemeTokenizer, load_tokenizer
 from voxtral_jax.text.phonemes import LANGUAGES, SYMBOLS, phonemes
+from voxtral_jax.utterance import Options, prepare
 
 SAID = {
     "en": ("The fisherman paid $5.", "fˈɪʃɚmən"),
@@ -49,3 +56,51 @@ def test_a_text_without_sounds_is_refused() -> None:
     pytest.importorskip("misaki.espeak", reason="needs voxtral-jax[phonemes]")
     with pytest.raises(TextError, match="can be pronounced"):
         phonemes("...", "en")
+
+
+@pytest.fixture
+def spelling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A pronunciation that needs no package: the letters themselves."""
+    monkeypatch.setattr("voxtral_jax.text.phonemes._pronunciation", lambda language: str.lower)
+    phonemes.cache_clear()
+    yield
+    phonemes.cache_clear()
+
+
+def test_ids_begin_with_the_language_and_are_those_of_the_symbols(spelling) -> None:
+    tokenizer = PhonemeTokenizer()
+    english, spanish = tokenizer.encode("ola a", "en"), tokenizer.encode("ola a", "es")
+    assert english[0] != spanish[0]
+    assert english[1:] == spanish[1:]
+    assert len(english) == 6
+    assert english[3] == english[5]
+    german = tokenizer.encode("a", "de")[0]
+    assert tokenizer.encode("Guten Tag, wie geht es Ihnen heute?")[0] == german
+    every = {tokenizer.reserved + tokenizer.languages + i for i in range(len(SYMBOLS))}
+    assert tokenizer.reserved + len(LANGUAGES) <= min(every)
+    assert max(every) < tokenizer.vocab_size
+
+
+def test_a_language_can_be_asked_for(spelling, model: Model) -> None:
+    spells = dataclasses.replace(model, tokenizer=PhonemeTokenizer())
+    options = Options(max_seconds=0.5)
+    text = "Hola. " * 30 + "Es ist ein schöner Tag für einen Spaziergang."
+
+    def languages(language: str | None) -> set[int]:
+        utterance = prepare(spells, [text], None, None, 0, language, options)[0]
+        return {line.ids[line.ids.index(36) + 1] for line in utterance.lines}
+
+    german, spanish = (PhonemeTokenizer().encode("a", name)[0] for name in ("de", "es"))
+    assert languages("de") == {german}
+    assert languages("es") == {spanish}
+    assert len(languages(None)) == 1
+    with pytest.raises(TextError, match="does not speak"):
+        languages("sw")
+    with pytest.raises(RequestError, match="language"):
+        prepare(spells, [text], None, None, 0, 3, options)
+    with pytest.raises(RequestError, match="2 values"):
+        prepare(spells, [text], None, None, 0, ["de", "es"], options)
+
+
+def test_small_models_may_read_phonemes(reference: Path) -> None:
+    assert isinstance(load_tokenizer(reference, "phonemes"), PhonemeTokenizer)

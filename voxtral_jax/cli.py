@@ -67,6 +67,9 @@ def speak(
     dtype: Annotated[
         str | None, typer.Option(help="float32 or bfloat16 (default: by device).")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help='Of the text, such as "en" (default: detected).')
+    ] = None,
     raw_text: Annotated[bool, typer.Option(help="Do not clean up the text.")] = False,
     save_voice: Annotated[
         Path | None, typer.Option(help="Also save the voice of --ref here (.safetensors).")
@@ -105,6 +108,7 @@ def speak(
         "normalize_text": not raw_text,
     }
     Options(**how)
+    how["language"] = language
     recording = None if ref is None else read_audio(ref)
     speaker: str | Voice | None = voice
     if voice is not None and voice.endswith(SUFFIXES):

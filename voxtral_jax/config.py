@@ -339,7 +339,8 @@ class VoxtralConfig:
     max_seq_len: int = 65_536
     model_type: str = "voxtral_tts"
     tokenizer: str = "tekken"
-    """Ours: "tekken" (released layout, the default) or "bytes" (small models)."""
+    """Ours: "tekken" (released layout, the default) "bytes" or "phonemes" (small
+    models)."""
     multimodal: MultimodalConfig
 
     def __post_init__(self) -> None:
@@ -347,8 +348,8 @@ class VoxtralConfig:
         _check(self.causal, "causal: only true is supported")
         _check(self.head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)")
         _check(
-            self.tokenizer in ("tekken", "bytes"),
-            f"tokenizer: expected 'tekken' or 'bytes', got {self.tokenizer!r}",
+            self.tokenizer in ("tekken", "bytes", "phonemes"),
+            f"tokenizer: expected 'tekken', 'bytes' or 'phonemes', got {self.tokenizer!r}",
         )
         _check_heads("params.json", self.n_heads, self.n_kv_heads)
         audio, codec = self.audio, self.codec

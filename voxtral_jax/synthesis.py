@@ -53,6 +53,7 @@ def synthesize(  # type: ignore[misc]
     top_p: float = 1.0,
     max_seconds: float | None = None,
     normalize_text: bool = True,
+    language: str | Sequence[str | None] | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> Speech | list[Speech]:
     """Speaks a text, or a list of texts as one batch.
@@ -73,6 +74,8 @@ def synthesize(  # type: ignore[misc]
         top_p: share of the probability drawn from at a temperature.
         max_seconds: cuts the speech; a budget from the text's length applies in any case.
         normalize_text: clean up markup, emoji and odd white space first.
+        language: of the text, such as "en", or of each; only models that read phonemes need it, and
+            detect it if it is None.
         on_progress: called with the seconds of audio made so far.
 
     Returns:
@@ -92,7 +95,7 @@ def synthesize(  # type: ignore[misc]
         normalize_text=normalize_text,
     )
     texts = [text] if isinstance(text, str) else list(text)
-    utterances = prepare(model, texts, voice, ref, seed, options)
+    utterances = prepare(model, texts, voice, ref, seed, language, options)
     lines = [line for utterance in utterances for line in utterance.lines]
     order = sorted(range(len(lines)), key=lambda i: -lines[i].most_frames)
     spoken: list[list[Chunk]] = [[] for _ in lines]
@@ -136,6 +139,7 @@ def stream(
     top_p: float = 1.0,
     max_seconds: float | None = None,
     normalize_text: bool = True,
+    language: str | None = None,
     chunk_frames: int = CHUNK_FRAMES,
 ) -> Iterator[Speech]:
     """Speaks a text chunk by chunk; the chunks together are what `synthesize` returns.
@@ -161,7 +165,7 @@ def stream(
         raise RequestError("stream speaks one text; use synthesize for a list")
     if not isinstance(chunk_frames, int) or not 1 <= chunk_frames <= 1024:
         raise RequestError(f"chunk_frames must be from 1 to 1024, got {chunk_frames!r}")
-    utterance = prepare(model, [text], voice, ref, seed, options)[0]
+    utterance = prepare(model, [text], voice, ref, seed, language, options)[0]
     size = max(chunk_frames, opening_frames(model.config.codec))
 
     def chunks() -> Iterator[Speech]:

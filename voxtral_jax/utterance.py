@@ -12,7 +12,7 @@ from voxtral_jax.decoder.prompt import prompt_ids
 from voxtral_jax.errors import RequestError, TextError
 from voxtral_jax.flow import Sampler
 from voxtral_jax.runner import Line
-from voxtral_jax.text import check, clean, frame_limits, split_text
+from voxtral_jax.text import check, clean, frame_limits, language_of, split_text
 from voxtral_jax.voice import Voice
 
 if TYPE_CHECKING:
@@ -63,7 +63,13 @@ class Utterance:
 
 
 def prepare(
-    model: Model, texts: list[str], voice: Any, ref: Any, seed: Any, options: Options
+    model: Model,
+    texts: list[str],
+    voice: Any,
+    ref: Any,
+    seed: Any,
+    language: Any,
+    options: Options,
 ) -> list[Utterance]:
     """Checks everything and turns texts into lines, before anything slow starts."""
     if not texts:
@@ -80,9 +86,13 @@ def prepare(
         if not isinstance(value, int | np.integer) or not 0 <= value <= LARGEST_SEED:
             raise RequestError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
     voices = _voices(model, _each(voice, len(texts), "voice"), _each(ref, len(texts), "ref"))
+    languages = _each(language, len(texts), "language")
+    for name in languages:
+        if name is not None and not isinstance(name, str):
+            raise RequestError(f'language must be a code such as "en", got {name!r}')
     return [
-        _utterance(model, text, one, int(value), options)
-        for text, one, value in zip(cleaned, voices, seeds, strict=True)
+        _utterance(model, text, one, int(value), name, options)
+        for text, one, value, name in zip(cleaned, voices, seeds, languages, strict=True)
     ]
 
 
@@ -111,15 +121,20 @@ def _voices(model: Model, voices: list[Any], refs: list[Any]) -> list[Voice]:
     return [find(voice, ref) for voice, ref in zip(voices, refs, strict=True)]
 
 
-def _utterance(model: Model, text: str, voice: Voice, seed: int, options: Options) -> Utterance:
+def _utterance(
+    model: Model, text: str, voice: Voice, seed: int, language: str | None, options: Options
+) -> Utterance:
     config = model.config
+    if language is None and model.tokenizer.needs_language:
+        # Of the whole text: a short part alone tells too little.
+        language = language_of(text)
     lines, pauses = [], []
     for part in split_text(text):
         limits = frame_limits(part.text, config.codec.frame_rate)
         most = limits.maximum
         if options.max_seconds is not None:
             most = max(1, min(most, round(options.max_seconds * config.codec.frame_rate)))
-        ids = prompt_ids(config, model.tokenizer, part.text, len(voice.embedding))
+        ids = prompt_ids(config, model.tokenizer, part.text, len(voice.embedding), language)
         if len(ids) + most > config.max_position_embeddings:
             raise TextError(
                 f"voice prompt, text and speech may take {len(ids) + most} tokens, the model has "

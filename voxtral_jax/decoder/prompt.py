@@ -41,13 +41,18 @@ class PromptBatch:
 
 
 def prompt_ids(
-    config: VoxtralConfig, tokenizer: Tokenizer, text: str, voice_length: int
+    config: VoxtralConfig,
+    tokenizer: Tokenizer,
+    text: str,
+    voice_length: int,
+    language: str | None = None,
 ) -> list[int]:
     """Token ids of one prompt.
 
     Args:
         text: what to say.
         voice_length: N, the number of embeddings of the voice prompt.
+        language: of the text, for tokenizers that need it; None detects it.
     """
     audio = config.audio
     return [
@@ -55,7 +60,7 @@ def prompt_ids(
         audio.begin_audio_token_id,
         *[audio.audio_token_id] * voice_length,
         tokenizer.begin_text,
-        *tokenizer.encode(text),
+        *tokenizer.encode(text, language),
         tokenizer.end_text,
         audio.begin_audio_token_id,
     ]

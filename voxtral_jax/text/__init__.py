@@ -5,6 +5,7 @@ from voxtral_jax.text.duration import FrameLimits, estimate_seconds, frame_limit
 from voxtral_jax.text.sentences import Part, language_of, split_sentences, split_text
 from voxtral_jax.text.tokenizer import (
     ByteTokenizer,
+    PhonemeTokenizer,
     TekkenTokenizer,
     Tokenizer,
     load_tokenizer,
@@ -14,6 +15,7 @@ __all__ = [
     "ByteTokenizer",
     "FrameLimits",
     "Part",
+    "PhonemeTokenizer",
     "TekkenTokenizer",
     "Tokenizer",
     "check",

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from voxtral_jax.errors import TextError
-from voxtral_jax.text.sentences import language_of
 
 LANGUAGES = ("en", "fr", "de", "es", "it", "pt", "zh", "ja", "ko")
 """Languages with a pronunciation here; the order is that of their tokens and may only grow."""
@@ -24,6 +23,8 @@ SYMBOLS = (
 """Symbols of all languages; the order is that of their tokens and may only grow."""
 ESPEAK = {"en": "en-us", "fr": "fr-fr", "de": "de", "es": "es", "it": "it", "pt": "pt-br"}
 """Voices of eSpeak NG."""
+KEPT = 2**17
+"""Texts whose pronunciation is remembered: training reads them again in every epoch."""
 SPACES = re.compile(r"\s+")
 
 
@@ -65,27 +66,30 @@ def _japanese(japanese: Any, text: str) -> str:
     return "".join((token.phonemes or "") + token.whitespace for token in tokens)
 
 
-def phonemes(text: str, language: str | None = None) -> str:
+@lru_cache(maxsize=KEPT)
+def phonemes(text: str, language: str) -> str:
     """How a text is pronounced.
 
     Args:
         text: cleaned text; may have digits and abbreviations.
-        language: one of `LANGUAGES`; None detects it.
+        language: one of `LANGUAGES`.
 
     Returns:
         Characters of `SYMBOLS`. Others that a pronunciation holds are left out.
 
     Raises:
-        TextError: no pronunciation of the language is known, its package is missing, or nothing
-            of the text can be pronounced.
+        TextError: no pronunciation of the language is known, its package is missing, or the text
+            cannot be pronounced in it.
     """
-    language = language or language_of(text)
     if language not in LANGUAGES:
         raise TextError(
             f'this model does not speak "{language}"; it knows {", ".join(LANGUAGES)}. '
             "Name the language if it was mistaken"
         )
-    spelled = unicodedata.normalize("NFC", _pronunciation(language)(text))
+    try:
+        spelled = unicodedata.normalize("NFC", _pronunciation(language)(text))
+    except ValueError as error:  # letters of another script, in Korean
+        raise TextError(f'"{text[:40]}" cannot be pronounced in "{language}": {error}') from error
     spelled = spelled.replace("g", "ɡ")
     # NFC joins a vowel and its tilde; the symbols keep them apart.
     spelled = "".join(

@@ -66,6 +66,7 @@ class Pair:
     """A prompt with its preferred and its rejected candidate."""
 
     text: str
+    language: str
     voice: Int[np.ndarray, "T K"]
     winner: Candidate
     loser: Candidate
@@ -112,6 +113,7 @@ def _speak(model: Model, batch: list[Prompt], sampling: Sampling) -> list[list[S
         model,
         [prompt.text for prompt in batch for _ in range(count)],
         voice=[voice for voice in voices for _ in range(count)],
+        language=[prompt.language or None for prompt in batch for _ in range(count)],
         seed=[sampling.seed + i for _ in batch for i in range(count)],
         temperature=sampling.temperature,
         top_p=sampling.top_p,
@@ -139,6 +141,7 @@ def _entry(prompt: Prompt, scores: Sequence[Scores]) -> dict[str, object]:
     return {
         "key": prompt.name,
         "text": prompt.text,
+        "language": prompt.language,
         "books": prompt.codes.shape[1],
         "scores": [[one.word_errors, one.similarity, one.naturalness] for one in scores],
     }
@@ -164,5 +167,6 @@ def read_pairs(directory: str | os.PathLike[str], ranking: Ranking) -> tuple[lis
         winner, loser = (
             Candidate(unpacked(record["codes"][i]), record["ended"][i]) for i in chosen
         )
-        pairs.append(Pair(entry["text"], unpacked(record["voice"]), winner, loser))
+        voice = unpacked(record["voice"])
+        pairs.append(Pair(entry["text"], entry["language"], voice, winner, loser))
     return pairs, total

@@ -45,6 +45,7 @@ def lay_out(
     voice: Int[np.ndarray, "V K"],
     codes: Int[np.ndarray, "F K"],
     weights: Float[np.ndarray, " F"] | None = None,
+    language: str | None = None,
 ) -> SpeechSequence:
     """A sequence as inference would have made it.
 
@@ -55,8 +56,9 @@ def lay_out(
         voice: codes of the voice prompt.
         codes: what is spoken.
         weights: of its frames in the losses; 1 if None.
+        language: of the text; None detects it where the tokenizer needs it.
     """
-    prompt = prompt_ids(config, tokenizer, text, len(voice) + 1)
+    prompt = prompt_ids(config, tokenizer, text, len(voice) + 1, language)
     ids = prompt + [config.audio.audio_token_id] * len(codes)
     return SpeechSequence(
         ids=np.array(ids, np.int32),

@@ -100,10 +100,14 @@ def measure_texts(entries: Sequence[CodeEntry], tokenizer: Tokenizer) -> Texts:
     for number, entry in enumerate(entries):
         for variant, text in enumerate(entry.texts):
             cleaned = spoken_text(text)
+            try:
+                ids = [] if cleaned is None else tokenizer.encode(cleaned, entry.language or None)
+            except TextError:  # it cannot be pronounced
+                continue
             if cleaned is not None:
                 counts[number] += 1
                 variants.append(variant)
-                tokens.append(len(tokenizer.encode(cleaned)))
+                tokens.append(len(ids))
     first = np.cumsum(counts) - counts
     return Texts(first, counts, np.array(variants, np.int64), np.array(tokens, np.int64))
 

@@ -143,6 +143,7 @@ class PackedRows:
             voice.codes[first : first + plan.voice_frames[i]],
             target.codes,
             speech_weights(target.speech, self._settings.silence_seconds * self._frame_rate),
+            target.language or None,
         )
 
     def _record(self, number: int) -> CodeRecord:

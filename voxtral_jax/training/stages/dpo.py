@@ -167,7 +167,8 @@ def pair_rows(pairs: list[Pair], config: VoxtralConfig, tokenizer: Tokenizer) ->
     def sequence(pair: Pair, candidate: Candidate) -> SpeechSequence:
         text = spoken_text(pair.text)
         assert text is not None
-        return lay_out(config, tokenizer, text, pair.voice, candidate.codes)
+        language = pair.language or None
+        return lay_out(config, tokenizer, text, pair.voice, candidate.codes, language=language)
 
     laid = [(sequence(pair, pair.winner), sequence(pair, pair.loser)) for pair in pairs]
     every = [one for both in laid for one in both]

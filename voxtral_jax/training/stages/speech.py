@@ -251,6 +251,7 @@ def _validation(
             model,
             [prompt.text for prompt in prompts],
             voice=[voice_of(model, prompt) for prompt in prompts],
+            language=[prompt.language or None for prompt in prompts],
         )
         metrics["seconds"] = float(np.mean([speech.seconds for speech in spoken]))
         metrics["unfinished"] = float(np.mean([s.finish_reason != "stop" for s in spoken]))
