@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from voxtral_jax import Model
-from voxtral_jax.errors import RequestError, TextError
+from voxtral_jax.errors import ConfigError, RequestError, TextError
 from voxtral_jax.text import PhonemeTokenizer, load_tokenizer
 from voxtral_jax.text.phonemes import LANGUAGES, SYMBOLS, phonemes
 from voxtral_jax.utterance import Options, prepare
@@ -50,6 +50,15 @@ def test_each_language_is_pronounced_in_one_set_of_symbols(language: str) -> Non
 def test_a_language_that_cannot_be_spoken_is_named() -> None:
     with pytest.raises(TextError, match='does not speak "sw"'):
         phonemes("Habari ya asubuhi", "sw")
+
+
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(language: str) -> None:
+        raise ModuleNotFoundError("No module named 'misaki'")
+
+    monkeypatch.setattr("voxtral_jax.text.phonemes._pronunciation", missing)
+    with pytest.raises(ConfigError, match=r"misaki.*voxtral-jax\[phonemes\]"):
+        phonemes("A text never pronounced before.", "en")
 
 
 def test_a_text_without_sounds_is_refused() -> None:

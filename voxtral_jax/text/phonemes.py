@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
-from voxtral_jax.errors import TextError
+from voxtral_jax.errors import ConfigError, TextError
 
 LANGUAGES = ("en", "fr", "de", "es", "it", "pt", "zh", "ja", "ko")
 """Languages with a pronunciation here; the order is that of their tokens and may only grow."""
@@ -31,33 +31,27 @@ SPACES = re.compile(r"\s+")
 @cache
 def _pronunciation(language: str) -> Callable[[str], str]:
     """Text of one language to phonemes in the spelling of its package."""
-    try:
-        if language in ESPEAK:
-            from misaki.espeak import EspeakG2P
+    if language in ESPEAK:
+        from misaki.espeak import EspeakG2P
 
-            espeak = EspeakG2P(language=ESPEAK[language])
-            # German r: eSpeak writes the tapped one of the stage.
-            uvular = str.maketrans("rɾ", "ʁʁ") if language == "de" else {}
-            return lambda text: espeak(text)[0].translate(uvular)
-        if language == "zh":
-            from misaki.zh import ZHG2P
+        espeak = EspeakG2P(language=ESPEAK[language])
+        # German r: eSpeak writes the tapped one of the stage.
+        uvular = str.maketrans("rɾ", "ʁʁ") if language == "de" else {}
+        return lambda text: espeak(text)[0].translate(uvular)
+    if language == "zh":
+        from misaki.zh import ZHG2P
 
-            mandarin = ZHG2P()
-            return lambda text: mandarin(text)[0]
-        if language == "ja":
-            from misaki.ja import JAG2P
+        mandarin = ZHG2P()
+        return lambda text: mandarin(text)[0]
+    if language == "ja":
+        from misaki.ja import JAG2P
 
-            japanese = JAG2P(version="pyopenjtalk")
-            return lambda text: _japanese(japanese, text)
-        from kokorog2p.ko import KoreanG2P
+        japanese = JAG2P(version="pyopenjtalk")
+        return lambda text: _japanese(japanese, text)
+    from kokorog2p.ko import KoreanG2P
 
-        korean = KoreanG2P()
-        return lambda text: korean.phonemize(text)
-    except ImportError as error:
-        raise TextError(
-            f'pronouncing "{language}" needs a package that is missing ({error.name}); '
-            "pip install 'voxtral-jax[phonemes]'"
-        ) from error
+    korean = KoreanG2P()
+    return lambda text: korean.phonemize(text)
 
 
 def _japanese(japanese: Any, text: str) -> str:
@@ -78,8 +72,8 @@ def phonemes(text: str, language: str) -> str:
         Characters of `SYMBOLS`. Others that a pronunciation holds are left out.
 
     Raises:
-        TextError: no pronunciation of the language is known, its package is missing, or the text
-            cannot be pronounced in it.
+        ConfigError: the package that knows the language is missing.
+        TextError: no pronunciation of the language is known, or the text has none in it.
     """
     if language not in LANGUAGES:
         raise TextError(
@@ -88,6 +82,11 @@ def phonemes(text: str, language: str) -> str:
         )
     try:
         spelled = unicodedata.normalize("NFC", _pronunciation(language)(text))
+    except ImportError as error:
+        raise ConfigError(
+            f'pronouncing "{language}" needs a package that is missing ({error}); '
+            "pip install 'voxtral-jax[phonemes]'"
+        ) from error
     except ValueError as error:  # letters of another script, in Korean
         raise TextError(f'"{text[:40]}" cannot be pronounced in "{language}": {error}') from error
     spelled = spelled.replace("g", "ɡ")
