@@ -68,7 +68,7 @@ MISTAKES = [
     ((), "dim", "64", r"params.json: dim: expected int, got '64'"),
     ((), "n_kv_heads", 3, r"n_heads \(4\) must be a multiple of n_kv_heads \(3\)"),
     ((), "use_biases", True, r"use_biases: only false"),
-    ((), "tokenizer", "words", r"tokenizer: expected 'tekken' or 'bytes'"),
+    ((), "tokenizer", "words", r"tokenizer: expected 'tekken', 'bytes' or 'phonemes'"),
     ((), "head_dim", 15, r"head_dim must be even"),
     ((), "dim", -64, r"0 or more"),
     (CODEC, "encoder_convs_strides_str", "2,x", r"encoder_convs_strides_str: expected integers"),
