@@ -47,6 +47,11 @@ def test_each_language_is_pronounced_in_one_set_of_symbols(language: str) -> Non
     assert spelled == spelled.strip()
 
 
+def test_readings_of_odd_length_are_pronounced() -> None:
+    pytest.importorskip("misaki.ja", reason="needs voxtral-jax[phonemes]")
+    assert phonemes("テシィケ、と彼は言った。", "ja").startswith("te")
+
+
 def test_a_language_that_cannot_be_spoken_is_named() -> None:
     with pytest.raises(TextError, match='does not speak "sw"'):
         phonemes("Habari ya asubuhi", "sw")

@@ -10,7 +10,6 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any
 
 from voxtral_jax.errors import ConfigError, TextError
 
@@ -44,20 +43,24 @@ def _pronunciation(language: str) -> Callable[[str], str]:
         mandarin = ZHG2P()
         return lambda text: mandarin(text)[0]
     if language == "ja":
-        from misaki.ja import JAG2P
-
-        japanese = JAG2P(version="pyopenjtalk")
-        return lambda text: _japanese(japanese, text)
+        return _japanese
     from kokorog2p.ko import KoreanG2P
 
     korean = KoreanG2P()
     return lambda text: korean.phonemize(text)
 
 
-def _japanese(japanese: Any, text: str) -> str:
-    """The phonemes without the pitch marks that follow them."""
-    tokens = japanese(text)[1]
-    return "".join((token.phonemes or "") + token.whitespace for token in tokens)
+def _japanese(text: str) -> str:
+    """OpenJTalk's reading in misaki's symbols; misaki's own pitch marks fail on some readings."""
+    import pyopenjtalk
+    from misaki.ja import JAG2P, M2P, PUNCT_MAP
+
+    spelled = ""
+    for word in pyopenjtalk.run_frontend(text):
+        moras = JAG2P.pron2moras(word["pron"]) if word["mora_size"] else []
+        mark = PUNCT_MAP.get(word["string"], word["string"])
+        spelled += "".join(M2P[mora] for mora in moras) or f"{mark} "
+    return spelled
 
 
 @lru_cache(maxsize=KEPT)
