@@ -36,12 +36,16 @@ def speak(
     ] = None,
     ref: Annotated[Path | None, typer.Option(help="Recording to clone, 1 to 60 s.")] = None,
     voice: Annotated[
-        str | None, typer.Option(help="Preset voice, or a saved .safetensors voice.")
+        str | None,
+        typer.Option(
+            help="Preset voice, or a saved .safetensors voice (default: by the text's language)."
+        ),
     ] = None,
     list_voices: Annotated[bool, typer.Option(help="List the preset voices and exit.")] = False,
     model: Annotated[
-        str, typer.Option(help="Directory of a model, or a hub id.")
-    ] = "mistralai/Voxtral-4B-TTS-2603",
+        str | None,
+        typer.Option(help="Directory of a model, or a hub id (default: the small model within)."),
+    ] = None,
     encoder_weights: Annotated[
         Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
     ] = None,
@@ -77,11 +81,8 @@ def speak(
 ) -> None:
     """Speaks a text with a preset voice or a cloned one."""
     if list_voices:
-        from voxtral_jax.checkpoint.download import find_model
-        from voxtral_jax.voice import voice_files
-
-        for name in sorted(voice_files(find_model(model))):
-            print(name)
+        for line in _voice_table(model):
+            print(line)
         return
     # All that can be wrong is looked at before the model loads.
     what = _text(text, text_file)
@@ -126,6 +127,26 @@ def speak(
         _stream(loaded, what, options, format, to_stdout=out == STDOUT)
     else:
         _write(loaded, what, options, format, out or DEFAULT_OUT)
+
+
+def _voice_table(model: str | None) -> Iterator[str]:
+    """One line for each preset voice: name, language, gender, seconds, character."""
+    from voxtral_jax.checkpoint.download import find_model, find_own_model
+    from voxtral_jax.config import VoxtralConfig
+    from voxtral_jax.voice import Voice, voice_files
+
+    directory = find_own_model() if model is None else find_model(model)
+    rate = VoxtralConfig.load(directory).codec.frame_rate
+    files = voice_files(directory)
+    width = max(map(len, files), default=0)
+    for name in sorted(files):
+        voice = Voice.load(files[name])
+        # The prompt ends with a frame that is no sound.
+        about, seconds = voice.about, (len(voice.embedding) - 1) / rate
+        gender, language = about.gender or "-", about.language or "-"
+        default = f"  (default for {about.default_for})" if about.default_for else ""
+        line = f"{name:{width}}  {language:2}  {gender:6}  {seconds:4.1f} s  {about.character}"
+        yield (line + default).rstrip()
 
 
 def _check_target(out: str | None, format: str | None, *, stream: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from voxtral_jax.adapter import adapt, read_adapters
-from voxtral_jax.checkpoint.download import find_model
+from voxtral_jax.checkpoint.download import find_model, find_own_model
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, has_encoder, load_params
 from voxtral_jax.codec import fold
 from voxtral_jax.config import VoxtralConfig
@@ -21,13 +22,11 @@ from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
 from voxtral_jax.sharding import Rules
 from voxtral_jax.text import load_tokenizer
-from voxtral_jax.voice import Voice, voice_files
+from voxtral_jax.voice import About, Voice, default_voice, read_about, voice_files
 
 if TYPE_CHECKING:
     from voxtral_jax.text import Tokenizer
 
-DEFAULT_VOICE = "neutral_female"
-"""Preset that speaks when neither a voice nor a reference is named, if the model has it."""
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -70,8 +69,17 @@ class Model:
         """The weights that generation needs: `{"decoder", "flow"}`."""
         return {"decoder": self.params["decoder"], "flow": self.params["flow"]}
 
-    def voice(self, name: str | None = None) -> Voice:
-        """A preset voice; without a name the default one.
+    @cached_property
+    def abouts(self) -> dict[str, About]:
+        """What is known of each preset voice."""
+        return {name: read_about(file) for name, file in self.voices.items()}
+
+    def voice(self, name: str | None = None, *, language: str | None = None) -> Voice:
+        """A preset voice.
+
+        Args:
+            name: of `voices`; None is the default voice of `language` (`default_voice`).
+            language: ISO 639-1 code of what it will say; every voice speaks every language.
 
         Raises:
             VoiceError: there is no such preset.
@@ -79,7 +87,7 @@ class Model:
         if not self.voices:
             raise VoiceError(f"{self.source} has no preset voices; give a reference recording")
         if name is None:
-            name = DEFAULT_VOICE if DEFAULT_VOICE in self.voices else min(self.voices)
+            name = default_voice(self.abouts, language)
         if name not in self.voices:
             raise VoiceError(
                 f"unknown voice {name!r}; choose from {', '.join(sorted(self.voices))}"
@@ -90,7 +98,7 @@ class Model:
 
 
 def load_model(
-    path_or_name: str | os.PathLike[str],
+    path_or_name: str | os.PathLike[str] | None = None,
     *,
     mesh: Mesh | None = None,
     dtype: str | jnp.dtype | None = None,
@@ -101,7 +109,7 @@ def load_model(
 
     Args:
         path_or_name: a directory with `params.json`, `consolidated.safetensors`, `tekken.json` and
-            `voice_embedding/`, or a hub id.
+            `voice_embedding/`, or a hub id; None is the small model that comes with the package.
         mesh: from `voxtral_jax.make_mesh`, to spread the model over devices.
         dtype: of decoder and flow, "bfloat16" (default on a GPU) or "float32" (default on a CPU).
         encoder_weights: safetensors file with the codec's encoder, which the released checkpoint
@@ -111,7 +119,7 @@ def load_model(
     Raises:
         ConfigError, CheckpointError: files are missing or do not fit each other.
     """
-    directory = find_model(path_or_name)
+    directory = find_own_model() if path_or_name is None else find_model(path_or_name)
     config = VoxtralConfig.load(directory)
     if dtype is None:
         dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16

@@ -64,7 +64,7 @@ def synthesize(  # type: ignore[misc]
         model: from `load_model`.
         text: one text or several, in any of the model's languages.
         voice: name of a preset (see `model.voices`) or a `Voice`; a list gives each text its own.
-            Without voice and ref the model's default preset speaks.
+            Without voice and ref the default preset of the text's language speaks.
         ref: recording to clone, a file or (samples, rate); a list gives each text its own.
         seed: 0 to 2^32 - 1; the same seed gives the same audio, alone or in any batch.
         guidance: how closely the flow follows the decoder; 1 is no guidance.
@@ -74,8 +74,8 @@ def synthesize(  # type: ignore[misc]
         top_p: share of the probability drawn from at a temperature.
         max_seconds: cuts the speech; a budget from the text's length applies in any case.
         normalize_text: clean up markup, emoji and odd white space first.
-        language: of the text, such as "en", or of each; only models that read phonemes need it, and
-            detect it if it is None.
+        language: of the text, such as "en", or of each; detected if it is None. Models that read
+            phonemes need it, and the default voice follows from it.
         on_progress: called with the seconds of audio made so far.
 
     Returns:

@@ -85,11 +85,17 @@ def prepare(
     for value in seeds:
         if not isinstance(value, int | np.integer) or not 0 <= value <= LARGEST_SEED:
             raise RequestError(f"seed must be an integer from 0 to {LARGEST_SEED}, got {value!r}")
-    voices = _voices(model, _each(voice, len(texts), "voice"), _each(ref, len(texts), "ref"))
     languages = _each(language, len(texts), "language")
     for name in languages:
         if name is not None and not isinstance(name, str):
             raise RequestError(f'language must be a code such as "en", got {name!r}')
+    named = voice is not None or ref is not None
+    if model.tokenizer.needs_language or not named:
+        # Of the whole text: a short part alone tells too little.
+        pairs = zip(cleaned, languages, strict=True)
+        languages = [language_of(text) if name is None else name for text, name in pairs]
+    wanted = _each(voice, len(texts), "voice"), _each(ref, len(texts), "ref")
+    voices = _voices(model, *wanted, languages)
     return [
         _utterance(model, text, one, int(value), name, options)
         for text, one, value, name in zip(cleaned, voices, seeds, languages, strict=True)
@@ -105,29 +111,34 @@ def _each(value: Any, count: int, name: str) -> list[Any]:
     return value
 
 
-def _voices(model: Model, voices: list[Any], refs: list[Any]) -> list[Voice]:
+def _voices(
+    model: Model, voices: list[Any], refs: list[Any], languages: list[str | None]
+) -> list[Voice]:
     """The voice of each text; a preset is read and a recording encoded only once."""
     known: dict[Any, Voice] = {}
 
-    def find(voice: Any, ref: Any) -> Voice:
+    def find(voice: Any, ref: Any, language: str | None) -> Voice:
         if isinstance(voice, Voice):
             voice.check(model.config)
             return voice
-        key = voice if ref is None else (id(ref) if isinstance(ref, tuple) else str(ref), "ref")
+        if ref is not None:
+            key: Any = (id(ref) if isinstance(ref, tuple) else str(ref), "ref")
+        else:
+            key = (language, "default") if voice is None else voice
         if key not in known:
-            known[key] = model.voice(voice) if ref is None else make_voice(model, ref)
+            if ref is None:
+                known[key] = model.voice(voice, language=language)
+            else:
+                known[key] = make_voice(model, ref)
         return known[key]
 
-    return [find(voice, ref) for voice, ref in zip(voices, refs, strict=True)]
+    return [find(*one) for one in zip(voices, refs, languages, strict=True)]
 
 
 def _utterance(
     model: Model, text: str, voice: Voice, seed: int, language: str | None, options: Options
 ) -> Utterance:
     config = model.config
-    if language is None and model.tokenizer.needs_language:
-        # Of the whole text: a short part alone tells too little.
-        language = language_of(text)
     lines, pauses = [], []
     for part in split_text(text):
         limits = frame_limits(part.text, config.codec.frame_rate)

@@ -1,14 +1,34 @@
-"""Finds a model's directory: a local path, or a repository of the Hugging Face hub."""
+"""Finds a model's directory: in the package, a local path, or a repository of the hub."""
 
 from __future__ import annotations
 
 import os
 import re
+from importlib.resources import files
 from pathlib import Path
 
 from voxtral_jax.errors import CheckpointError
 
 HUB_FILES = ["params.json", "consolidated.safetensors", "tekken.json", "voice_embedding/*"]
+OWN_MODEL = "nano"
+"""Name of the model that comes with the package, under `assets`."""
+
+
+def find_own_model() -> Path:
+    """The directory of the small model that comes with the package.
+
+    Raises:
+        CheckpointError: this copy of the package has none.
+    """
+    directory = Path(str(files("voxtral_jax") / "assets" / OWN_MODEL))
+    missing = [name for name in HUB_FILES[:2] if not (directory / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"this copy of voxtral_jax comes without its model ({directory} lacks "
+            f"{' and '.join(missing)}); install the package again, or name a model: "
+            "load_model(PATH), or --model PATH"
+        )
+    return directory
 
 
 def find_model(path_or_name: str | os.PathLike[str]) -> Path:

@@ -14,11 +14,10 @@ from voxtral_jax.adapter import is_adapter, merge_adapters, save_adapters
 from voxtral_jax.checkpoint.download import find_model
 from voxtral_jax.checkpoint.export import TOKENIZER_FILE
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
-from voxtral_jax.cloning import make_voice
 from voxtral_jax.errors import ConfigError
 from voxtral_jax.files import replacing
-from voxtral_jax.model import load_model
 from voxtral_jax.parameters import unflatten
+from voxtral_jax.presets import Preset, make_presets, read_presets
 from voxtral_jax.training.checkpoints import read_run
 from voxtral_jax.training.sources import is_run, source_config, source_weights
 from voxtral_jax.training.speaking import PARTS
@@ -39,6 +38,8 @@ class ExportSettings:
         dtype: of the weights in the file; the released layout has bfloat16.
         adapter_only: write just the adapters of a LoRA run, as `adapter.safetensors`.
         voices: recordings that become preset voices, by name.
+        presets: folder of recordings with what is known of them, from `scripts/corpus/presets.py`;
+            they become preset voices as well.
     """
 
     speech: str
@@ -48,6 +49,7 @@ class ExportSettings:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     adapter_only: bool = False
     voices: Mapping[str, str] = field(default_factory=dict)
+    presets: str | None = None
 
 
 def export(settings: ExportSettings) -> list[str]:
@@ -70,6 +72,8 @@ def export(settings: ExportSettings) -> list[str]:
         out.mkdir(parents=True, exist_ok=True)
         save_adapters(out / ADAPTER_FILE, unflatten(adapters))
         return [f"{out / ADAPTER_FILE} adapts {base}"]
+    presets = [] if settings.presets is None else read_presets(FilePath(settings.presets))
+    presets += [Preset(name, FilePath(file)) for name, file in settings.voices.items()]
     if settings.codec is None:
         raise ConfigError("export needs codec, the run or model whose codec goes with the speech")
     if adapters:
@@ -82,28 +86,23 @@ def export(settings: ExportSettings) -> list[str]:
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
     config.save(out / "params.json")
-    notes = []
     if config.tokenizer == "tekken":
         source = settings.tokenizer or base
         if source is None:
             raise ConfigError("this model needs a tekken.json: name its directory as tokenizer")
         with replacing(out / TOKENIZER_FILE) as temporary:
             shutil.copyfile(find_model(source) / TOKENIZER_FILE, temporary)
+    fitting = set()
     if adapters and base is not None and not is_run(base):
         # Adapters leave the embeddings alone, so the presets of the model still fit.
         for file in voice_files(find_model(base)).values():
             with replacing(out / "voice_embedding" / file.name) as temporary:
                 shutil.copyfile(file, temporary)
+            fitting.add(file.name)
+    for file in voice_files(out).values():
+        if file.name not in fitting:
+            file.unlink()  # made by the weights that are replaced here
     save_params(out / WEIGHTS_FILE, config, params, jnp.dtype(settings.dtype))
-    if settings.voices:
-        notes += make_presets(out, settings.voices)
+    make_presets(out, presets)
+    notes = [f"preset voices: {', '.join(preset.name for preset in presets)}"] if presets else []
     return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
-
-
-def make_presets(model_directory: FilePath, voices: Mapping[str, str]) -> list[str]:
-    """Makes preset voices of recordings, with the model just written."""
-    model = load_model(model_directory, dtype="float32")
-    for name, recording in voices.items():
-        voice = make_voice(model, recording, name=name)
-        voice.save(model_directory / "voice_embedding" / f"{name}.safetensors")
-    return [f"preset voices: {', '.join(voices)}"]

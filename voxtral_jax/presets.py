@@ -1,0 +1,81 @@
+"""Preset voices: recordings and what is known of them, which each model makes its voices of.
+
+A folder of presets has the recordings and `presets.json`, a list of
+
+    {"name": "en_female_warm", "audio": "en_female_warm.flac", "language": "en", "gender": "female",
+     "character": "warm, calm", "default_for": "en", "origin": "..."}
+
+so that another model can make its own voices of the same recordings. Other keys are left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from voxtral_jax.cloning import make_voice
+from voxtral_jax.errors import ConfigError
+from voxtral_jax.model import load_model
+from voxtral_jax.voice import About
+
+PRESETS_FILE = "presets.json"
+NAME = re.compile(r"\w[\w-]*")
+"""Names become files and arguments."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A recording that becomes a preset voice; without `about`, its name tells."""
+
+    name: str
+    audio: Path
+    about: About | None = None
+
+
+def read_presets(folder: Path) -> list[Preset]:
+    """The presets of a folder.
+
+    Raises:
+        ConfigError: `presets.json` is missing or malformed, or a recording is missing.
+    """
+    file = folder / PRESETS_FILE
+    known = [field.name for field in dataclasses.fields(About)]
+    try:
+        presets = [
+            Preset(
+                entry["name"],
+                folder / entry["audio"],
+                About(**{key: str(entry[key]) for key in known if key in entry}),
+            )
+            for entry in json.loads(file.read_text(encoding="utf-8"))
+        ]
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist; scripts/corpus/presets.py writes it") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{file} is no list of presets with name and audio: {error}") from None
+    for preset in presets:
+        if not NAME.fullmatch(preset.name):
+            raise ConfigError(f"{file}: {preset.name!r} is no name for a voice")
+        if not preset.audio.is_file():
+            raise ConfigError(f"{file}: the recording {preset.audio} of {preset.name} is missing")
+    return presets
+
+
+def make_presets(model_directory: Path, presets: Sequence[Preset]) -> None:
+    """Makes the preset voices of a model in its directory.
+
+    Raises:
+        AudioError: a recording cannot be used.
+    """
+    if not presets:
+        return
+    model = load_model(model_directory, dtype="float32")
+    for preset in presets:
+        voice = make_voice(model, preset.audio, name=preset.name)
+        about = About.of_name(preset.name) if preset.about is None else preset.about
+        file = model_directory / "voice_embedding" / f"{preset.name}.safetensors"
+        replace(voice, about=about).save(file)
