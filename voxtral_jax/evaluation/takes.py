@@ -1,0 +1,236 @@
+"""What is to be heard: the set's recordings, their resynthesis, speech in several conditions."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from voxtral_jax.errors import ConfigError
+from voxtral_jax.evaluation.sets import HOME, Reference, Sentence, find_reference, limited
+from voxtral_jax.text.duration import estimate_seconds
+
+RECORDING, CODEC, PRESET, CLONE, CROSS, LONG = (
+    "recording",
+    "codec",
+    "preset",
+    "clone",
+    "cross",
+    "long",
+)
+CONDITIONS = (RECORDING, CODEC, PRESET, CLONE, CROSS, LONG)
+REFERENCE = "reference"
+"""Kind of the recordings that are cloned; they are embedded, not judged."""
+LONG_SECONDS = 60.0
+"""Estimated length of the long texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """One recording to make.
+
+    Attributes:
+        name: of its file below `audio/`, without suffix.
+        condition: one of `CONDITIONS`, with the seconds of the reference behind clone and cross.
+        text, language, speaker: what is said, and whose voice it should be.
+        voice: preset that speaks.
+        reference: recording whose voice speaks, or that lies there as a reference itself.
+        source: the sentence whose recording is taken.
+    """
+
+    name: str
+    condition: str
+    text: str
+    language: str
+    speaker: str
+    voice: str | None = None
+    reference: Reference | None = None
+    source: Sentence | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """The condition without its seconds."""
+        return self.condition.partition("-")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """A take that was made: a line of `spoken.jsonl`.
+
+    Attributes:
+        reference, original: names of the clips that it is compared with, if any.
+        seconds: of audio; 0 if there is none.
+        finish_reason: of speech, as `Speech` has it.
+        failure: why there is no audio.
+    """
+
+    name: str
+    condition: str
+    text: str
+    language: str
+    speaker: str
+    voice: str | None = None
+    reference: str | None = None
+    original: str | None = None
+    seconds: float = 0.0
+    finish_reason: str | None = None
+    failure: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The condition without its seconds."""
+        return self.condition.partition("-")[0]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without what is unset."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+def reference_name(reference: Reference) -> str:
+    """Name of the clip that a reference becomes."""
+    return f"{REFERENCE}/{reference.name}"
+
+
+def recording_name(sentence: Sentence) -> str:
+    """Name of the clip that a sentence's recording becomes."""
+    return f"{RECORDING}/{sentence.key}"
+
+
+def seed_of(name: str, seed: int) -> int:
+    """A take's own seed, the same in every run."""
+    return (zlib.crc32(name.encode()) + seed) % 2**32
+
+
+def preset_for(language: str, number: int, voices: Sequence[str]) -> str:
+    """The preset of a language's sentence: in turns those named after it, such as `fr_male`.
+
+    English has those named after no language; a language without presets is spoken by all.
+    """
+    foreign = [voice for voice in voices if len(voice.partition("_")[0]) == 2]
+    own = [voice for voice in voices if voice.startswith(f"{language}_")]
+    if language == HOME:
+        own += [voice for voice in voices if voice not in foreign]
+    able = sorted(own or voices)
+    return able[number % len(able)]
+
+
+def check_conditions(conditions: Sequence[str]) -> None:
+    """Raises ConfigError if one is unknown."""
+    for condition in conditions:
+        if condition not in CONDITIONS:
+            raise ConfigError(
+                f"unknown condition {condition!r}; choose from {', '.join(CONDITIONS)}"
+            )
+
+
+def make_takes(
+    sentences: Sequence[Sentence],
+    *,
+    conditions: Sequence[str],
+    voices: Sequence[str],
+    lengths: Sequence[float] = (3.0, 10.0),
+    limit: int | None = None,
+    long_texts: int = 1,
+) -> list[Take]:
+    """All recordings to make, references first.
+
+    Args:
+        sentences: the whole set: those beyond `limit` are references still.
+        conditions: of `CONDITIONS`.
+        voices: the model's presets.
+        lengths: seconds of the references, where the set names no prompts.
+        limit: sentences of each language.
+        long_texts: long texts of each language.
+    """
+    check_conditions(conditions)
+    chosen = limited(sentences, limit)
+    takes: list[Take] = []
+    counts: dict[str, int] = {}
+    for sentence in chosen:
+        number = counts[sentence.language] = counts.get(sentence.language, -1) + 1
+        # What is resynthesised is compared with its recording.
+        if {RECORDING, CODEC} & set(conditions) and sentence.audio:
+            takes.append(_take(RECORDING, sentence, source=sentence))
+        if CODEC in conditions and sentence.audio:
+            takes.append(_take(CODEC, sentence, source=sentence))
+        if PRESET in conditions and voices:
+            voice = preset_for(sentence.language, number, voices)
+            takes.append(_take(PRESET, sentence, voice=voice))
+        for condition, reference in _references(sentences, sentence, conditions, lengths):
+            takes.append(_take(condition, sentence, reference=reference))
+    if LONG in conditions:
+        takes += _long(sentences, voices, lengths, long_texts)
+    references = {take.reference for take in takes if take.reference is not None}
+    first = [
+        Take(
+            name=reference_name(reference),
+            condition=REFERENCE,
+            text="",
+            language=reference.language,
+            speaker=reference.speaker,
+            reference=reference,
+        )
+        for reference in sorted(references, key=lambda reference: reference.name)
+    ]
+    return first + takes
+
+
+def _take(condition: str, sentence: Sentence, **how: Any) -> Take:
+    return Take(
+        name=f"{condition}/{sentence.key}",
+        condition=condition,
+        text=sentence.text,
+        language=sentence.language,
+        speaker=sentence.speaker,
+        **how,
+    )
+
+
+def _references(
+    sentences: Sequence[Sentence],
+    sentence: Sentence,
+    conditions: Sequence[str],
+    lengths: Sequence[float],
+) -> Iterator[tuple[str, Reference]]:
+    """Conditions in which the sentence's speaker is cloned, and from what."""
+    if sentence.prompt is not None:
+        if CLONE in conditions:
+            files = (sentence.prompt,)
+            yield CLONE, Reference(sentence.speaker, sentence.language, files, None)
+        return
+    for kind, language in ((CLONE, sentence.language), (CROSS, HOME)):
+        if kind not in conditions or (kind == CROSS and sentence.language == HOME):
+            continue
+        for seconds in lengths:
+            reference = find_reference(sentences, sentence, language, seconds)
+            if reference is not None:
+                yield f"{kind}-{seconds:g}s", reference
+
+
+def _long(
+    sentences: Sequence[Sentence], voices: Sequence[str], lengths: Sequence[float], texts: int
+) -> Iterator[Take]:
+    """Texts of about a minute, of sentences in a row, in the voice of the first one's speaker."""
+    for language in dict.fromkeys(sentence.language for sentence in sentences):
+        pool = [sentence for sentence in sentences if sentence.language == language]
+        for number in range(texts):
+            parts: list[str] = []
+            start = number * len(pool) // max(1, texts)
+            for sentence in pool[start:]:
+                if estimate_seconds(" ".join(parts)) >= LONG_SECONDS:
+                    break
+                parts.append(sentence.text)
+            first = pool[start]
+            found = [r for _, r in _references(sentences, first, (CLONE,), lengths)]
+            if not found and not voices:
+                continue
+            yield Take(
+                name=f"{LONG}/{language}-{number}",
+                condition=LONG,
+                text=" ".join(part if part[-1] in ".!?。！？…" else f"{part}." for part in parts),
+                language=language,
+                speaker=first.speaker,
+                voice=None if found else preset_for(language, number, voices),
+                reference=found[-1] if found else None,
+            )
