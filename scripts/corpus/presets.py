@@ -1,0 +1,255 @@
+"""Picks speakers of the corpus as preset voices: one clean recording each, named by how it sounds.
+
+    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets
+    python train.py export --config configs/nano/export.toml presets=corpus/presets
+
+Names say what was measured: a voice is deep or high, warm or bright, calm or brisk beside others of
+its gender (pitch, spectral centroid) and language (sounds a second). The first of a language speaks
+it by default; `presets.json` may be edited before the export.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from jaxtyping import Float
+from rich.progress import track
+from voices import languages_of
+
+from voxtral_jax.audio import read_audio, to_mono
+from voxtral_jax.audio.reference import sounding_spans
+from voxtral_jax.presets import PRESETS_FILE
+from voxtral_jax.text.phonemes import LANGUAGES
+
+SECONDS = (3.5, 6.0)
+"""Length of a recording: enough for a voice, and a short prompt."""
+OF_EACH = {"en": 2}
+"""Voices of each gender in a language."""
+OTHERS = 1
+"""In the languages not named above."""
+TAKES = 4
+"""Recordings that are measured of a speaker."""
+CANDIDATES = 6
+"""Speakers of a gender that are measured in a language."""
+WORDS = (("deep", "high"), ("warm", "bright"), ("calm", "brisk"))
+"""Of low and high pitch, spectral centroid and pace."""
+CLEAR = 0.5
+"""A word is used beside the first if the voice is so many standard deviations from the mean."""
+GENDERS = {"f": "female", "m": "male"}
+PITCHES = (60.0, 420.0)
+"""Hz of a speaking voice."""
+LOUD_DB = 25.0
+"""Frames this far below the loudest are not measured."""
+ORIGIN = "synthetic: Kokoro-82M (Apache-2.0), speaker {}"
+
+
+@dataclass(frozen=True)
+class Take:
+    """A recording, its line in the manifest, and (pitch, centroid, pace)."""
+
+    audio: Path
+    line: dict[str, Any]
+    sound: Float[np.ndarray, " 3"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A speaker in one language."""
+
+    language: str
+    speaker: str
+    takes: list[Take]
+
+    @property
+    def gender(self) -> str:
+        """`female` or `male`."""
+        return GENDERS[gender_letter(self.speaker)]
+
+    @property
+    def sound(self) -> Float[np.ndarray, " 3"]:
+        """Medians over the takes."""
+        return np.median([take.sound for take in self.takes], axis=0)
+
+    @property
+    def typical(self) -> Take:
+        """The take that is closest to the speaker's medians."""
+        return min(self.takes, key=lambda take: float(np.abs(take.sound / self.sound - 1).sum()))
+
+
+def gender_letter(speaker: str) -> str:
+    """`f` or `m`: blends begin with it (f012), Kokoro's own voices have it second (af_heart)."""
+    return speaker[1] if "_" in speaker else speaker[0]
+
+
+def is_native(speaker: str, language: str) -> bool:
+    """Whether this is one of Kokoro's own voices, for this language."""
+    return "_" in speaker and language in languages_of(speaker)
+
+
+def read_lines(manifest: str, split: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Recordings of a fitting length, with their lines."""
+    for file in sorted(glob.glob(manifest)):
+        for text in Path(file).read_text(encoding="utf-8").split("\n"):
+            try:
+                line = json.loads(text)
+            except ValueError:  # blank, or cut off by a kill
+                continue
+            fits = SECONDS[0] <= line["seconds"] <= SECONDS[1]
+            if line["split"] == split and fits and line["language"] in LANGUAGES:
+                yield Path(file).parent / line["audio"], line
+
+
+def measure(audio: Path, line: dict[str, Any]) -> Take:
+    """Median pitch and spectral centroid in Hz of the loud frames, and sounds a second."""
+    import librosa
+
+    samples, rate = read_audio(audio)
+    samples = to_mono(samples)
+    size, hop = 2048, 512
+    pitch = librosa.yin(
+        samples, fmin=PITCHES[0], fmax=PITCHES[1], sr=rate, frame_length=size, hop_length=hop
+    )
+    centroid = librosa.feature.spectral_centroid(y=samples, sr=rate, n_fft=size, hop_length=hop)[0]
+    power = librosa.feature.rms(y=samples, frame_length=size, hop_length=hop)[0]
+    loud = power > power.max() * 10 ** (-LOUD_DB / 20)
+    sounds = sum(unicodedata.category(c) in ("Ll", "Lu", "Lo") for c in line["phonemes"])
+    spans = sounding_spans(samples, rate)
+    spoken = float((spans[:, 1] - spans[:, 0]).sum()) / rate
+    sound = [np.median(pitch[loud]), np.median(centroid[loud]), sounds / spoken]
+    return Take(audio, line, np.array(sound))
+
+
+def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
+    """The speakers worth measuring, Kokoro's own and those with most recordings first."""
+    found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
+    for audio, line in lines:
+        found.setdefault((line["language"], line["speaker"]), []).append((audio, line))
+    ranked = sorted(found, key=lambda key: (not is_native(key[1], key[0]), -len(found[key]), key))
+    counts: dict[tuple[str, str], int] = {}
+    chosen = []
+    for language, speaker in ranked:
+        group = language, gender_letter(speaker)
+        counts[group] = counts.get(group, 0) + 1
+        if counts[group] <= CANDIDATES:
+            chosen.append((language, speaker))
+    return [
+        Candidate(*key, [measure(*one) for one in found[key][:TAKES]])
+        for key in track(chosen, "measuring")
+    ]
+
+
+def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, " 3"]]:
+    """How far each is from the mean of its gender, and in pace of its language, in deviations."""
+
+    def against(one: Candidate, others: list[Candidate], part: int) -> float:
+        values = np.array([other.sound[part] for other in others])
+        return float((one.sound[part] - values.mean()) / max(float(values.std()), 1e-9))
+
+    result = {}
+    for one in every:
+        gender = [other for other in every if other.gender == one.gender]
+        language = [other for other in every if other.language == one.language]
+        result[one.language, one.speaker] = np.array(
+            [against(one, gender, 0), against(one, gender, 1), against(one, language, 2)]
+        )
+    return result
+
+
+def pick(every: list[Candidate]) -> list[Candidate]:
+    """The voices: in each language the first candidate of each gender, then the most different."""
+    places = standing(every)
+    picked: list[Candidate] = []
+    for language in LANGUAGES:
+        for gender in GENDERS.values():
+            able = [c for c in every if (c.language, c.gender) == (language, gender)]
+            # A speaker is one preset, if there is another.
+            taken = {one.speaker for one in picked}
+            able = [c for c in able if c.speaker not in taken] or able
+            group: list[Candidate] = []
+            while able and len(group) < OF_EACH.get(language, OTHERS):
+
+                def distance(one: Candidate, group: list[Candidate] = group) -> float:
+                    here = places[one.language, one.speaker]
+                    there = [places[other.language, other.speaker] for other in group]
+                    return min((float(np.linalg.norm(here - p)) for p in there), default=0.0)
+
+                group.append(max(able, key=distance))  # of equals, the first
+                able.remove(group[-1])
+            picked += group
+    return picked
+
+
+def words(place: Float[np.ndarray, " 3"]) -> list[str]:
+    """What a voice is, the most striking first."""
+    order = sorted(range(len(WORDS)), key=lambda part: -abs(place[part]))
+    return [WORDS[part][int(place[part] > 0)] for part in order]
+
+
+def describe(picked: list[Candidate], every: list[Candidate]) -> list[dict[str, Any]]:
+    """Entries of `presets.json`."""
+    places = standing(every)
+    entries: list[dict[str, Any]] = []
+    for one in picked:
+        place = places[one.language, one.speaker]
+        striking = words(place)
+        taken = {entry["name"] for entry in entries}
+        names = [f"{one.language}_{one.gender}_{word}" for word in striking]
+        name = next((n for n in names if n not in taken), f"{names[0]}_{len(entries)}")
+        clear = striking[: int((abs(place) >= CLEAR).sum())]
+        take = one.typical
+        pitch, centroid, pace = (round(float(value), 1) for value in take.sound)
+        entries.append(
+            {
+                "name": name,
+                "audio": name + take.audio.suffix,
+                "language": one.language,
+                "gender": one.gender,
+                "character": ", ".join(clear[:2] or striking[:1]),
+                "origin": ORIGIN.format(one.speaker),
+                "speaker": one.speaker,
+                "text": take.line["text"],
+                "seconds": take.line["seconds"],
+                "pitch_hz": pitch,
+                "centroid_hz": centroid,
+                "sounds_per_second": pace,
+            }
+        )
+    for language in {entry["language"] for entry in entries}:
+        own = [entry for entry in entries if entry["language"] == language]
+        native = [entry for entry in own if is_native(entry["speaker"], language)]
+        (native or own)[0]["default_for"] = language
+    return entries
+
+
+def main(
+    manifest: Annotated[str, typer.Argument(help="JSON lines of the corpus, or a pattern")],
+    out: Annotated[Path, typer.Argument(help="folder of the presets")],
+    split: Annotated[str, typer.Option(help="whose speakers are taken")] = "train",
+) -> None:
+    """Picks the presets, copies their recordings and describes them in `presets.json`."""
+    lines = list(read_lines(manifest, split))
+    if not lines:
+        sys.exit(f"error: {manifest} has no recordings of {SECONDS[0]} to {SECONDS[1]} s in the split {split!r}")
+    every = candidates(lines)
+    picked = pick(every)
+    entries = describe(picked, every)
+    out.mkdir(parents=True, exist_ok=True)
+    for one, entry in zip(picked, entries, strict=True):
+        shutil.copyfile(one.typical.audio, out / entry["audio"])
+        print(f"{entry['name']:22} {entry['speaker']:12} {entry['character']}")
+    text = json.dumps(entries, ensure_ascii=False, indent=2)
+    (out / PRESETS_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
