@@ -20,8 +20,12 @@ def declare(
     axes: Axes | None = None,
 ) -> jax.Array:
     """A weight of `module`: initialiser, shape and logical axes (None: never split)."""
+    if module.has_variable("params", name):
+        # `module.param` would trace the initialiser to compare shapes, at each start; loading does.
+        weight: Any = nn.meta.unbox(module.get_variable("params", name))
+        return weight
     axes = (None,) * len(shape) if axes is None else axes
-    weight: Any = module.param(name, nn.with_partitioning(init, axes), tuple(shape))
+    weight = module.param(name, nn.with_partitioning(init, axes), tuple(shape))
     return weight
 
 
