@@ -239,7 +239,8 @@ def main(
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
     lines = list(read_lines(manifest, split))
     if not lines:
-        sys.exit(f"error: {manifest} has no recordings of {SECONDS[0]} to {SECONDS[1]} s in the split {split!r}")
+        span = f"{SECONDS[0]} to {SECONDS[1]} s"
+        sys.exit(f"error: {manifest} has no recordings of {span} in the split {split!r}")
     every = candidates(lines)
     picked = pick(every)
     entries = describe(picked, every)

@@ -88,7 +88,7 @@ def phonemes(text: str, language: str) -> str:
     except ImportError as error:
         raise ConfigError(
             f'pronouncing "{language}" needs a package that is missing ({error}); '
-            "pip install 'voxtral-jax[phonemes]'"
+            "pip install voxtral-jax once more, with what it depends on"
         ) from error
     except ValueError as error:  # letters of another script, in Korean
         raise TextError(f'"{text[:40]}" cannot be pronounced in "{language}": {error}') from error
