@@ -28,6 +28,7 @@ from voxtral_jax.evaluation.takes import (
     check_conditions,
     make_takes,
 )
+from voxtral_jax.evaluation.transcripts import compare
 from voxtral_jax.files import replacing
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 SETTINGS = "settings.json"
 ENDS = 2**20
 """Bytes at both ends of a weights' file that tell it from another."""
+RECOGNISERS = ("whisper", "pocketsphinx")
+NAMED = 5
+"""Failures that are quoted; all are counted."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, and how much of how much is."""
@@ -108,12 +112,15 @@ def evaluate(
     """
     sentences = read_set(plan.test_set, plan.language)
     judges, missing = make_judges(plan.judges, plan.threads)
+    if set(judges) & set(RECOGNISERS):
+        for language in {sentence.language for sentence in sentences}:
+            compare("1 a", "1 a", language)  # what a language needs is missed now, not at the end
     _claim(plan, model)
     conditions, notes = _possible(model, plan.conditions)
     takes = make_takes(
         sentences,
         conditions=conditions,
-        voices=sorted(model.voices),
+        voices={name: about.language for name, about in model.abouts.items()},
         lengths=plan.lengths,
         limit=plan.limit,
         long_texts=plan.long_texts,
@@ -152,11 +159,6 @@ def evaluate(
     _write(plan.out / "results.md", markdown(results))
     _write(plan.out / "index.html", page(results, rows, plan.out, plan.samples))
     return results
-
-
-RECOGNISERS = ("whisper", "pocketsphinx")
-NAMED = 5
-"""Failures that are quoted; all are counted."""
 
 
 def _possible(model: Model, conditions: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from voxtral_jax.evaluation.identification import cosine, identified, line_up
 from voxtral_jax.evaluation.listening import Scores
+from voxtral_jax.evaluation.normalization import BY_CHARACTERS
 from voxtral_jax.evaluation.takes import CODEC, RECORDING, REFERENCE, Clip
 from voxtral_jax.evaluation.transcripts import Comparison, compare, total
 
@@ -62,17 +63,16 @@ def _embedding(scores: Scores, name: str | None, which: str = "embedding") -> An
 
 
 Enrolled = dict[tuple[str, str], dict[str, Any]]
-"""(condition, language of the references) -> speaker -> embedding of a reference."""
+"""(condition and language of references) -> speaker -> embedding of one."""
 
 
 def _enrolled(clips: Sequence[Clip], scores: Scores) -> Enrolled:
-    languages = {clip.name: clip.language for clip in clips if clip.kind == REFERENCE}
     found: Enrolled = {}
     for clip in clips:
-        embedding = _embedding(scores, clip.reference)
-        if embedding is not None and clip.reference in languages:
-            place = (clip.condition, languages[clip.reference])
-            found.setdefault(place, {}).setdefault(clip.speaker, embedding)
+        embedding = _embedding(scores, clip.name)
+        if clip.kind == REFERENCE and embedding is not None:
+            alike = found.setdefault((clip.condition, clip.language), {})
+            alike.setdefault(clip.speaker, embedding)
     return found
 
 
@@ -90,7 +90,8 @@ def _row(
             row.heard[judge] = said.get(judge, {}).get("heard", "")
             row.comparisons[judge] = compare(clip.text, row.heard[judge], clip.language)
     if "whisper" in row.comparisons:
-        row.values["wer"] = row.comparisons["whisper"].words.rate
+        if clip.language not in BY_CHARACTERS:
+            row.values["wer"] = row.comparisons["whisper"].words.rate
         row.values["cer"] = row.comparisons["whisper"].characters.rate
     if "pocketsphinx" in row.comparisons:
         row.values["sphinx_wer"] = row.comparisons["pocketsphinx"].words.rate
@@ -123,11 +124,10 @@ def _voice(clip: Clip, scores: Scores, by_name: Mapping[str, Clip], enrolled: En
             values["similarity"] = cosine(own, original)
         return values
     reference = _embedding(scores, clip.reference)
-    if reference is None or clip.reference is None or clip.reference not in by_name:
+    if reference is None or clip.reference is None:
         return values
-    voices = enrolled[(clip.condition, by_name[clip.reference].language)] | {
-        clip.speaker: reference
-    }
+    cloned = by_name[clip.reference]
+    voices = enrolled[(cloned.condition, cloned.language)] | {clip.speaker: reference}
     names = line_up(clip.speaker, list(voices))
     real = _embedding(scores, f"{RECORDING}/{clip.name.partition('/')[2]}")
     for embedding, suffix in ((own, ""), (real, "_recording")):
@@ -157,6 +157,7 @@ def summarize(rows: Sequence[Row]) -> dict[str, dict[str, Figures]]:
 def _figures(rows: Sequence[Row]) -> Figures:
     """Figures of one language in one condition."""
     clips = [row.clip for row in rows]
+    language = clips[0].language
     values: Figures = {
         "clips": len(clips),
         "seconds": round(sum(clip.seconds for clip in clips), 1),
@@ -171,6 +172,8 @@ def _figures(rows: Sequence[Row]) -> Figures:
         for suffix, part in (("", heard), ("_kept", kept)):
             if part:
                 values |= _errors(part, suffix)
+                if language in BY_CHARACTERS:  # what is not written apart has no words
+                    del values[f"wer{suffix}"]
     sphinx = [row.comparisons["pocketsphinx"] for row in rows if "pocketsphinx" in row.comparisons]
     if sphinx:
         values["sphinx_wer"] = total(comparison.words for comparison in sphinx).rate

@@ -68,7 +68,10 @@ def _spell_numbers(text: str, language: str) -> str:
     name = NUMBERS.get(language, language)
     if language == "en":
         text = ORDINAL.sub(lambda m: f" {num2words(int(m[1]), to='ordinal')} ", text)
-    return NUMBER.sub(lambda m: f" {num2words(_value(m[0]), lang=name)} ", text)
+    try:
+        return NUMBER.sub(lambda m: f" {num2words(_value(m[0]), lang=name)} ", text)
+    except NotImplementedError:  # a language that it does not know: digits stay
+        return text
 
 
 def _value(number: str) -> int | float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from voxtral_jax.audio import read_audio, resample, to_mono, write_audio
-from voxtral_jax.errors import VoxtralError
+from voxtral_jax.errors import AudioError, TextError, VoiceError
 from voxtral_jax.evaluation.takes import (
     CODEC,
     RECORDING,
@@ -39,6 +40,8 @@ SPOKEN = "spoken.jsonl"
 SPEED = "speed.jsonl"
 BATCH = 16
 """Texts that are spoken together."""
+UNSPEAKABLE = (TextError, VoiceError, AudioError)
+"""Errors of one text or voice; they are counted. Others concern the whole run."""
 ALONE = 3
 """Texts spoken alone to measure the real-time factor, each after a first time that compiles."""
 
@@ -163,7 +166,7 @@ def _copy(model: Model, take: Take, out: Path) -> list[Clip]:
                 samples = decode_codes(model, codes)[: len(samples)]
                 original = recording_name(take.source)
         seconds = _save(out, take.name, samples, model.sample_rate)
-    except VoxtralError as error:
+    except UNSPEAKABLE as error:
         return [_clip(take, failure=str(error))]
     return [_clip(take, seconds=seconds, original=original)]
 
@@ -192,12 +195,13 @@ class _Voices:
 
         name = take.voice if take.reference is None else reference_name(take.reference)
         assert name is not None
-        if name not in self._known:
-            self._known[name] = (
-                self._model.voice(name)
-                if take.reference is None
-                else make_voice(self._model, audio_file(self._out, name))
-            )
+        if name not in self._known and take.reference is None:
+            self._known[name] = self._model.voice(name)
+        elif name not in self._known:
+            with warnings.catch_warnings():
+                # That 3 s are short is the point of it.
+                warnings.simplefilter("ignore", UserWarning)
+                self._known[name] = make_voice(self._model, audio_file(self._out, name))
         return self._known[name]
 
 
@@ -217,7 +221,7 @@ def _speak(
             language=[take.language for take in takes],
             **options,
         )
-    except VoxtralError as error:
+    except UNSPEAKABLE as error:
         if len(takes) == 1:
             return [_clip(takes[0], failure=str(error))]
         return [
@@ -250,7 +254,7 @@ def measure_speed(model: Model, takes: Sequence[Take], out: Path, options: dict[
                 speech = synthesize(
                     model, take.text, voice=voices.of(take), language=take.language, **options
                 )
-        except VoxtralError:  # it is counted as a failure where it is judged
+        except UNSPEAKABLE:  # it is counted as a failure where it is judged
             continue
         if len(speech.samples):
             append_line(out / SPEED, {"factor": speech.real_time_factor, "seconds": speech.seconds})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -102,15 +102,17 @@ def seed_of(name: str, seed: int) -> int:
     return (zlib.crc32(name.encode()) + seed) % 2**32
 
 
-def preset_for(language: str, number: int, voices: Sequence[str]) -> str:
-    """The preset of a language's sentence: in turns those named after it, such as `fr_male`.
+def preset_for(language: str, number: int, voices: Mapping[str, str]) -> str:
+    """The preset that speaks a sentence: those of its language take turns.
 
-    English has those named after no language; a language without presets is spoken by all.
+    Those of no language speak English; a language without presets is spoken by all.
+
+    Args:
+        language: of the sentence.
+        number: of the sentence in its language.
+        voices: presets, and the language of each, which may be empty.
     """
-    foreign = [voice for voice in voices if len(voice.partition("_")[0]) == 2]
-    own = [voice for voice in voices if voice.startswith(f"{language}_")]
-    if language == HOME:
-        own += [voice for voice in voices if voice not in foreign]
+    own = [name for name, of in voices.items() if (of or HOME) == language]
     able = sorted(own or voices)
     return able[number % len(able)]
 
@@ -128,7 +130,7 @@ def make_takes(
     sentences: Sequence[Sentence],
     *,
     conditions: Sequence[str],
-    voices: Sequence[str],
+    voices: Mapping[str, str],
     lengths: Sequence[float] = (3.0, 10.0),
     limit: int | None = None,
     long_texts: int = 1,
@@ -138,7 +140,7 @@ def make_takes(
     Args:
         sentences: the whole set: those beyond `limit` are references still.
         conditions: of `CONDITIONS`.
-        voices: the model's presets.
+        voices: the model's presets, and the language of each.
         lengths: seconds of the references, where the set names no prompts.
         limit: sentences of each language.
         long_texts: long texts of each language.
@@ -162,10 +164,11 @@ def make_takes(
     if LONG in conditions:
         takes += _long(sentences, voices, lengths, long_texts)
     references = {take.reference for take in takes if take.reference is not None}
+    references |= _line_up(sentences, references)
     first = [
         Take(
             name=reference_name(reference),
-            condition=REFERENCE,
+            condition=REFERENCE if reference.limit is None else f"{REFERENCE}-{reference.limit:g}s",
             text="",
             language=reference.language,
             speaker=reference.speaker,
@@ -208,8 +211,23 @@ def _references(
                 yield f"{kind}-{seconds:g}s", reference
 
 
+def _line_up(sentences: Sequence[Sentence], references: set[Reference]) -> set[Reference]:
+    """References alike of all speakers of the set: among them a cloned voice is to be found."""
+    speakers = {sentence.speaker for sentence in sentences}
+    found = set()
+    for language, limit in {(reference.language, reference.limit) for reference in references}:
+        for speaker in speakers:
+            anyone = Sentence(key="", text="", language=language, speaker=speaker)
+            prompts = [s for s in sentences if s.speaker == speaker and s.prompt is not None]
+            if limit is not None:
+                found.add(find_reference(sentences, anyone, language, limit))
+            elif prompts and prompts[0].language == language and prompts[0].prompt is not None:
+                found.add(Reference(speaker, language, (prompts[0].prompt,), None))
+    return {reference for reference in found if reference is not None}
+
+
 def _long(
-    sentences: Sequence[Sentence], voices: Sequence[str], lengths: Sequence[float], texts: int
+    sentences: Sequence[Sentence], voices: Mapping[str, str], lengths: Sequence[float], texts: int
 ) -> Iterator[Take]:
     """Texts of about a minute, of sentences in a row, in the voice of the first one's speaker."""
     for language in dict.fromkeys(sentence.language for sentence in sentences):
