@@ -64,6 +64,7 @@ def random_batch(batch: Any, config: VoxtralConfig) -> Any:
         targets=random.integers(2, config.audio.codebook_sizes[1], batch.targets.shape).astype(
             np.int16
         ),
+        heard=np.full((*places.shape, 2), -1, np.int32),
         semantic_weights=weights,
         flow_weights=weights,
     )

@@ -464,7 +464,7 @@ def test_training_sees_what_the_cached_decoder_sees(speaker) -> None:
     text = apply(decoder, params, batch.ids, method="embed_text")
     np.testing.assert_allclose(x, np.where(batch.audio[..., None], frames, text), atol=1e-6)
     count = batch.ids.shape[1]
-    hidden = apply(decoder, params, x, batch.positions, batch.segments, method="hidden")
+    hidden, _ = apply(decoder, params, x, batch.positions, batch.segments, method="hidden")
     cache = KVCache.empty(CONFIG, 1, count, x.dtype)
     cached, _ = apply(decoder, params, x, batch.positions, cache, count, method="extend")
     np.testing.assert_allclose(hidden, cached, atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,12 +32,25 @@ class Spoken:
     """What the teacher said, and the phonemes that a small model reads for it.
 
     Attributes:
-        ends: seconds at which each phoneme ends; None where the teacher read other symbols.
+        ends: seconds at which each phoneme ends.
     """
 
     samples: Float[np.ndarray, " T"]
     phonemes: str
-    ends: list[float] | None
+    ends: list[float]
+
+
+def _ends_of(read: str, own: str, ends: Float[np.ndarray, " N"]) -> Float[np.ndarray, " M"]:
+    """Ends of the symbols of one spelling, from those of another of the same sounds."""
+    sounds = str.maketrans("ɾɨβ", "ruw")
+    same = difflib.SequenceMatcher(None, own.translate(sounds), read, autojunk=False)
+    places, times = [-1], [0.0]
+    for mine, theirs, count in same.get_matching_blocks():
+        places += range(theirs, theirs + count)
+        times += ends[mine : mine + count].tolist()
+    places.append(len(read) - 1)
+    times.append(float(ends[-1]))
+    return np.interp(np.arange(len(read)), places, times)
 
 
 class Teacher:
@@ -88,10 +102,9 @@ class Teacher:
             raise TextError(f'nothing came out of "{text[:40]}"')
         margin = int(MARGIN * RATE)
         first = max(0, int(loud[0]) - margin)
-        ends = None
-        if own is read:
-            steps = iter(durations.ravel()[1:])
-            lasting = [next(steps) if symbol in self._tokens else 0.0 for symbol in own]
-            until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP - first / RATE
-            ends = [round(float(max(0.0, end)), 3) for end in until]
+        steps = iter(durations.ravel()[1:])
+        lasting = [next(steps) if symbol in self._tokens else 0.0 for symbol in own]
+        until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP - first / RATE
+        ends = until if own is read else _ends_of(read, own, until)
+        ends = [round(float(max(0.0, end)), 3) for end in ends]
         return Spoken(samples[first : loud[-1] + margin], read, ends)

@@ -6,6 +6,8 @@ hidden state goes to the heads in `voxtral_jax.flow`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -169,25 +171,34 @@ class Decoder(nn.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"],
         segments: Int[Array, "B T"],
-    ) -> Float[Array, "B T D"]:
+        watched: Sequence[int] = (),
+    ) -> tuple[Float[Array, "B T D"], list[tuple[Array, Array]]]:
         """Hidden states of packed sequences, without a cache: how training sees the decoder.
 
         Args:
             x: input embeddings.
             positions: place of each token in its sequence.
             segments: which sequence a token is of; it sees the tokens of its own before it.
+            watched: layers of which the first head's queries and keys are asked for.
+
+        Returns:
+            Hidden states after the final norm, and of each watched layer queries and keys
+            `[B, T, head]`, rotated.
         """
         before = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
         visible = ((segments[:, :, None] == segments[:, None, :]) & before)[:, None]
 
-        def attend(q: Array, k: Array, v: Array) -> tuple[Array, None]:
+        def attend(q: Array, k: Array, v: Array) -> tuple[Array, tuple[Array, Array]]:
             theta = self.config.rope_theta
             q, k = rotate(q, positions, theta), rotate(k, positions, theta)
-            return jax.nn.dot_product_attention(q, k, v, mask=visible), None
+            first_head = q[:, :, 0], k[:, :, 0]
+            return jax.nn.dot_product_attention(q, k, v, mask=visible), first_head
 
+        seen = []
         for layer in self.layers:
-            x, _ = rematerialised(layer, self.remat, attend=attend)(x)
-        return self.norm(x)
+            x, first_head = rematerialised(layer, self.remat, attend=attend)(x)
+            seen.append(first_head)
+        return self.norm(x), [seen[layer] for layer in watched]
 
     def __call__(self, ids: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         """Hidden states of token sequences; touches every weight, so `init` makes them all."""

@@ -41,6 +41,8 @@ class CodecLosses:
         distillation: of language into the semantic code.
         commitment: of latents to their codebook entries.
         reconstruction: of waveform and STFT magnitudes, times `reconstruction_decay ** step`.
+        mel: of log mel magnitudes; none is published, but without discriminators it is what makes
+            quiet sounds count.
         stft_windows: of the magnitudes, in samples.
     """
 
@@ -49,6 +51,7 @@ class CodecLosses:
     commitment: float = 0.1
     reconstruction: float = 1.0
     reconstruction_decay: float = 0.9999
+    mel: float = 0.0
     stft_windows: tuple[int, ...] = WINDOWS
 
 
@@ -153,6 +156,17 @@ def direct_losses(
     spectrum = losses.stft_l1(
         rebuilt.real, rebuilt.fake, weights.stft_windows, jnp.mean(rebuilt.samples)
     )
+    mel = (
+        losses.log_mel_l1(
+            rebuilt.real,
+            rebuilt.fake,
+            weights.stft_windows,
+            jnp.mean(rebuilt.samples),
+            c.sampling_rate,
+        )
+        if weights.mel > 0
+        else jnp.zeros(())
+    )
     quantized = rebuilt.quantized
     commitment = losses.commitment(
         rebuilt.latents[..., : c.semantic_dim], quantized.entries, rebuilt.frames
@@ -163,12 +177,14 @@ def direct_losses(
     faded = weights.reconstruction * weights.reconstruction_decay ** step.astype(jnp.float32)
     total = (
         faded * (waveform + spectrum)
+        + weights.mel * mel
         + weights.commitment * commitment
         + weights.distillation * distilled
     )
     each = {
         "waveform": waveform,
         "stft": spectrum,
+        "mel": mel,
         "commitment": commitment,
         "distillation": distilled,
     }

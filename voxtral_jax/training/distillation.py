@@ -1,8 +1,8 @@
-"""What makes the semantic code carry language: two teachers behind one interface.
+"""What makes the semantic code carry language: teachers behind one interface.
 
 `Whisper`: hidden states and alignments computed beforehand (`scripts/whisper_targets.py`), as
-published. `Characters`: where only transcripts exist, a CTC head that predicts their UTF-8 bytes.
-Both look at the post-VQ semantic latents through one linear map.
+published. `Phonemes`: where it is known when each is spoken (synthetic speech), what is heard.
+`Characters`: where only transcripts exist, a CTC head that predicts their UTF-8 bytes. All look at the post-VQ semantic latents through one linear map.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from voxtral_jax.errors import DataError
 from voxtral_jax.nn.linear import Linear
 from voxtral_jax.nn.module import apply
+from voxtral_jax.text.phonemes import SYMBOLS as SYMBOLS_OF_PHONEMES
 from voxtral_jax.training.data.manifest import Utterance
 from voxtral_jax.training.data.targets import TargetSource
 from voxtral_jax.training.losses import token_cosine, weighted_mean
@@ -163,6 +164,55 @@ class Characters:
         return weighted_mean(per_step, known), {"distillation_rows": jnp.sum(known)}
 
 
+@dataclass(frozen=True)
+class Phonemes:
+    """Which phoneme is spoken when, several times a frame, where the manifest knows it.
+
+    Attributes:
+        frame_rate: frames per second.
+        frame_samples: samples in a codec frame.
+        crop_frames: T, frames in a crop.
+    """
+
+    frame_rate: float
+    frame_samples: int
+    crop_frames: int
+
+    def targets(
+        self, utterance: Utterance, first_sample: int, samples: int, whole: bool
+    ) -> dict[str, np.ndarray]:
+        """Symbols `[4 T]`: at the middle of each step, 0 where it is not known."""
+        labels = np.zeros(self.crop_frames * STEPS_PER_FRAME, np.int32)
+        if utterance.phoneme_ends and samples:
+            steps = -(-samples // self.frame_samples) * STEPS_PER_FRAME
+            places = first_sample / self.frame_samples + (np.arange(steps) + 0.5) / STEPS_PER_FRAME
+            times = places / self.frame_rate
+            spoken = np.searchsorted(utterance.phoneme_ends, times, side="right")
+            known = [1 + SYMBOLS_OF_PHONEMES.find(one) for one in utterance.phonemes or ""]
+            labels[:steps] = np.array([*known, 0])[spoken]
+        return {"labels": labels}
+
+    def init(self, key: jax.Array, width: int) -> Any:
+        """The linear map to symbols, several steps a frame."""
+        return Linear(len(SYMBOLS_OF_PHONEMES) * STEPS_PER_FRAME).init(key, jnp.zeros((1, width)))[
+            "params"
+        ]
+
+    def loss(
+        self, params: Any, semantic: Array, mask: Array, targets: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """Cross-entropy of the phonemes."""
+        count = len(SYMBOLS_OF_PHONEMES)
+        logits = apply(Linear(count * STEPS_PER_FRAME), params, semantic)
+        logits = logits.reshape(logits.shape[0], -1, count)
+        labels = targets["labels"]
+        known = (labels > 0).astype(jnp.float32)
+        spoken = jnp.maximum(labels - 1, 0)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, spoken)
+        right = (jnp.argmax(logits, axis=-1) == spoken).astype(jnp.float32)
+        return weighted_mean(each, known), {"phoneme_accuracy": weighted_mean(right, known)}
+
+
 class Nothing:
     """No teacher: for codecs that only reconstruct."""
 
@@ -184,9 +234,15 @@ class Nothing:
 
 
 def make_distillation(
-    kind: str, targets: str | None, frame_samples: int, crop_frames: int, *, read: bool
+    kind: str,
+    targets: str | None,
+    frame_samples: int,
+    frame_rate: float,
+    crop_frames: int,
+    *,
+    read: bool,
 ) -> Distillation:
-    """The teacher of a configuration: "whisper", "characters" or "none".
+    """The teacher of a configuration: "whisper", "phonemes", "characters" or "none".
 
     Args:
         targets: directory of Whisper targets.
@@ -199,6 +255,8 @@ def make_distillation(
         return Nothing()
     if kind == "characters":
         return Characters(frame_samples, crop_frames)
+    if kind == "phonemes":
+        return Phonemes(frame_rate, frame_samples, crop_frames)
     if not read:
         return Whisper(None, WHISPER_WIDTH, frame_samples, crop_frames)
     if targets is None:

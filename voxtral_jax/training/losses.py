@@ -12,10 +12,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from voxtral_jax.training.discriminator import Judgement
-from voxtral_jax.training.spectrum import magnitudes
+from voxtral_jax.training.spectrum import magnitudes, mel_bands
+
+MEL_FLOOR = 1e-3
+"""Magnitude under which bands count as silent: 60 dB under white noise of variance 1."""
 
 
 def weighted_mean(values: Float[Array, "*axes"], weights: Float[Array, "*axes"]) -> Array:
@@ -49,6 +52,29 @@ def stft_l1(
         share: of the batch that is valid; the mean is over that part.
     """
     distances = [jnp.mean(jnp.abs(magnitudes(real, n) - magnitudes(fake, n))) for n in sizes]
+    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+
+
+def log_mel_l1(
+    real: Float[Array, "B S"],
+    fake: Float[Array, "B S"],
+    sizes: Sequence[int],
+    share: Float[Array, ""],
+    rate: int,
+) -> Array:
+    """Mean absolute difference of log10 mel magnitudes, averaged over window sizes.
+
+    Unlike `stft_l1` it minds what is quiet, which counts where no discriminator listens.
+
+    Args:
+        real, fake, sizes, share: as in `stft_l1`.
+        rate: samples a second.
+    """
+
+    def mel(x: Array, size: int) -> Array:
+        return jnp.log10(jnp.maximum(magnitudes(x, size) @ mel_bands(rate, size).T, MEL_FLOOR))
+
+    distances = [jnp.mean(jnp.abs(mel(real, n) - mel(fake, n))) for n in sizes]
     return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
 
 
@@ -138,6 +164,28 @@ def flow_error(
 ) -> Float[Array, "*places"]:
     """Squared error of the velocity, mean over the acoustic codes of a frame."""
     return jnp.mean((velocity - target) ** 2, axis=-1)
+
+
+def attention_outside(
+    queries: Float[Array, "B M head"],
+    keys: Float[Array, "B L head"],
+    visible: Bool[Array, "B M L"],
+    wanted: Int[Array, "B M 2"],
+) -> Float[Array, "B M"]:
+    """How little a head attends to where it should: minus the logarithm of its weight there.
+
+    Args:
+        queries: of the places that look.
+        keys: of the tokens that are looked at.
+        visible: which of them a place may see.
+        wanted: first and last token that should be looked at.
+    """
+    scores = jnp.einsum("bmh,blh->bml", queries, keys, preferred_element_type=jnp.float32)
+    scores = jnp.where(visible, scores / queries.shape[-1] ** 0.5, -1e30)
+    tokens = jnp.arange(keys.shape[1])
+    inside = (tokens >= wanted[..., :1]) & (tokens <= wanted[..., 1:])
+    within = jax.nn.logsumexp(jnp.where(inside, scores, -1e30), axis=-1)
+    return jax.nn.logsumexp(scores, axis=-1) - within
 
 
 # Preferences

@@ -1,4 +1,4 @@
-"""AdamW with warm-up, a schedule, clipping and accumulation: optax, put together from settings."""
+"""AdamW or Muon with warm-up, a schedule, clipping and accumulation: optax, put together from settings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import Any
 
 import jax
 import optax
+from optax.contrib import MuonDimensionNumbers, muon
 
 from voxtral_jax.training.settings import OptimizerSettings
+
+MUON_MOMENTUM, MUON_RMS = 0.95, 0.2
+"""As published: of the momentum, and the size of an update next to AdamW's (arXiv 2502.16982)."""
 
 
 def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
@@ -30,18 +34,39 @@ def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTransformation:
-    """AdamW; only matrices decay."""
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip_norm),
-        optax.adamw(
-            learning_rate(settings, steps),
+    """The optimizer of the settings; only matrices decay."""
+    schedule = learning_rate(settings, steps)
+    if settings.kind == "muon":
+        update = muon(
+            lambda count: settings.matrix_scale * schedule(count),
+            adam_learning_rate=schedule,
+            beta=MUON_MOMENTUM,
+            weight_decay=settings.weight_decay,
+            adam_b1=settings.beta1,
+            adam_b2=settings.beta2,
+            muon_weight_dimension_numbers=muon_matrices,
+            consistent_rms=MUON_RMS,
+        )
+    else:
+        update = optax.adamw(
+            schedule,
             b1=settings.beta1,
             b2=settings.beta2,
             eps=settings.epsilon,
             weight_decay=settings.weight_decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
-        ),
-    )
+        )
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
+
+
+def muon_matrices(params: Any) -> Any:
+    """Muon's axes for the linear maps `[out, in]` of transformer layers, None for all else."""
+
+    def axes(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
+        in_layer = any("layers" in str(getattr(key, "key", "")) for key in path)
+        return MuonDimensionNumbers(1, 0) if in_layer and leaf.ndim == 2 else None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
 
 
 def accumulated(

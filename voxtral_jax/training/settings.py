@@ -45,9 +45,12 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """AdamW and its schedule, in optax's terms.
+    """Optimizer and schedule, in optax's terms.
 
     Attributes:
+        kind: "adamw", or "muon": matrices of layers by orthogonalised momentum; embeddings, heads,
+            convolutions and vectors by AdamW.
+        matrix_scale: of Muon's learning rate, next to AdamW's; updates are of one size at 1.
         learning_rate: the highest.
         schedule: after the warm-up: constant; cosine down to `final_share`; or "wsd", constant and
             then linearly down to it over the last `decay_share` of the steps.
@@ -57,6 +60,8 @@ class OptimizerSettings:
             export then use.
     """
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    matrix_scale: Positive = 1.0
     learning_rate: Positive
     schedule: Literal["constant", "cosine", "wsd"] = "cosine"
     warmup_steps: Natural = 0

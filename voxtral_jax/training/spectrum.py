@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,19 @@ from jaxtyping import Array, Complex, Float
 
 OVERLAP = 4
 """Frames that cover each sample: the hop is a quarter of the window."""
+
+
+MOST_MELS = 80
+"""Mel bands; narrow windows have fewer, one for each four bins."""
+
+
+@cache
+def mel_bands(rate: int, size: int) -> Float[np.ndarray, "bands bins"]:
+    """Weights of mel bands over the bins of a window of `size` samples; those of a band add to 1."""
+    import librosa
+
+    bands = min(MOST_MELS, size // 8)
+    return librosa.filters.mel(sr=rate, n_fft=size, n_mels=bands, norm=1).astype(np.float32)
 
 
 def frame_count(samples: int, size: int) -> int:

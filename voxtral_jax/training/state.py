@@ -142,9 +142,12 @@ def new_state(
 def state_shardings(abstract: TrainState, rules: Rules) -> Any:
     """Sharding of every leaf of a boxed abstract state: by its axes, or on every device."""
 
-    def place(leaf: Any) -> jax.sharding.NamedSharding:
-        boxed = isinstance(leaf, nn.Partitioned)
-        return rules.sharding(leaf.names, leaf.value.shape) if boxed else rules.sharding((), ())
+    def place(leaf: Any) -> Any:
+        if not isinstance(leaf, nn.Partitioned):
+            return rules.sharding((), ())
+        if isinstance(leaf.value, optax.MaskedNode):  # another optimizer's weight: nothing to place
+            return leaf.value
+        return rules.sharding(leaf.names, leaf.value.shape)
 
     return jax.tree.map(place, abstract, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
 

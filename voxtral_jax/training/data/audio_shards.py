@@ -60,6 +60,7 @@ def write_audio_shards(
                 "language": utterance.language,
                 "speaker": utterance.speaker,
                 "phonemes": utterance.phonemes,
+                "phoneme_ends": list(utterance.phoneme_ends),
                 "start": utterance.start,
                 "end": utterance.end,
                 "seconds": utterance.seconds,

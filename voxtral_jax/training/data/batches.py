@@ -46,6 +46,8 @@ class SpeechBatch:
         positions: `[B, L]` int32, place within its sequence.
         places: `[B, M]` int32, tokens whose hidden states predict, in order; 0 in padding.
         targets: `[B, M, K]` int16 audio tokens to predict: a frame, or `[END_AUDIO]` and zeros.
+        heard: `[B, M, 2]` int32, first and last of the text tokens that are heard in the target
+            frame; -1 where that is not known.
         semantic_weights: `[B, M]` float32 share in the semantic loss: 0 in padding, long silence.
         flow_weights: `[B, M]` float32 share in the flow loss: also 0 at `[END_AUDIO]`.
     """
@@ -57,5 +59,6 @@ class SpeechBatch:
     positions: Int[Any, "B L"]
     places: Int[Any, "B M"]
     targets: Int[Any, "B M K"]
+    heard: Int[Any, "B M 2"]
     semantic_weights: Float[Any, "B M"]
     flow_weights: Float[Any, "B M"]

@@ -30,12 +30,15 @@ class SpeechSequence:
         voice: `[N, K]` audio tokens of the voice prompt, `[END_AUDIO]` last.
         targets: `[F + 1, K]` audio tokens to predict, `[END_AUDIO]` last.
         weights: `[F]` of the frames in the losses.
+        heard: `[F + 1, 2]` first and last of the tokens of the text that are heard in each target,
+            -1 where that is not known.
     """
 
     ids: Int[np.ndarray, " L"]
     voice: Int[np.ndarray, "N K"]
     targets: Int[np.ndarray, "F+1 K"]
     weights: Float[np.ndarray, " F"]
+    heard: Int[np.ndarray, "F+1 2"]
 
 
 def lay_out(
@@ -46,6 +49,7 @@ def lay_out(
     codes: Int[np.ndarray, "F K"],
     weights: Float[np.ndarray, " F"] | None = None,
     language: str | None = None,
+    phoneme_ends: Sequence[float] = (),
 ) -> SpeechSequence:
     """A sequence as inference would have made it.
 
@@ -57,15 +61,42 @@ def lay_out(
         codes: what is spoken.
         weights: of its frames in the losses; 1 if None.
         language: of the text; None detects it where the tokenizer needs it.
+        phoneme_ends: seconds at which each phoneme ends, where the last tokens of the text are
+            phonemes and that is known.
     """
     prompt = prompt_ids(config, tokenizer, text, len(voice) + 1, language)
     ids = prompt + [config.audio.audio_token_id] * len(codes)
+    heard = np.full((len(codes) + 1, 2), -1, np.int32)
+    # The language, the phonemes, and the marks that part a text from voice and speech.
+    text_tokens = len(prompt) - len(voice) - MARKS
+    if config.tokenizer == "phonemes" and len(phoneme_ends) == text_tokens - 1:
+        first = len(prompt) - 2 - len(phoneme_ends)
+        heard = first + heard_phonemes(phoneme_ends, len(codes), config.codec.frame_rate)
     return SpeechSequence(
         ids=np.array(ids, np.int32),
         voice=voice_tokens(voice),
         targets=voice_tokens(codes),
         weights=np.ones(len(codes), np.float32) if weights is None else weights,
+        heard=heard,
     )
+
+
+def heard_phonemes(
+    ends: Sequence[float], frames: int, frame_rate: float
+) -> Int[np.ndarray, "F+1 2"]:
+    """First and last phoneme of each frame; at the end of the speech, what follows the last.
+
+    Args:
+        ends: seconds at which each phoneme ends.
+        frames: F.
+        frame_rate: frames per second.
+    """
+    edges = np.arange(frames + 1) / frame_rate
+    first = np.searchsorted(ends, edges, side="right")
+    last = np.maximum(first[:-1], np.searchsorted(ends, edges[1:], side="left"))
+    heard = np.stack([first, np.append(last, len(ends))], axis=1)
+    heard[-1] = len(ends)
+    return np.minimum(heard, [[len(ends) - 1]] * frames + [[len(ends)]]).astype(np.int32)
 
 
 def speech_weights(
@@ -111,6 +142,7 @@ def fill_row(
         "positions": np.zeros(row_tokens, np.int32),
         "places": np.zeros(row_targets, np.int32),
         "targets": np.zeros((row_targets, codebooks), np.int16),
+        "heard": np.full((row_targets, 2), -1, np.int32),
         "semantic_weights": np.zeros(row_targets, np.float32),
         "flow_weights": np.zeros(row_targets, np.float32),
     }
@@ -127,6 +159,7 @@ def fill_row(
         # The last token of the prompt predicts the first frame.
         row["places"][there] = np.arange(token + length - count, token + length)
         row["targets"][there] = one.targets
+        row["heard"][there] = np.where(one.heard < 0, -1, one.heard + token)
         row["semantic_weights"][there] = np.append(one.weights, 1)
         row["flow_weights"][there] = np.append(one.weights, 0)
         token, place = token + length, place + count

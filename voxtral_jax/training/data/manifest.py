@@ -5,8 +5,9 @@ A manifest is a file of JSON lines, one utterance a line:
     {"audio": "clips/0001.flac", "text": "It was 5 p.m.", "language": "en", "speaker": "anna"}
 
 `text` may be a list: variants of one transcript, such as normalised and raw. `start` and `end` (in
-seconds) make the utterance a part of its recording; `phonemes` may say how it is pronounced. Paths
-of recordings are relative to the manifest.
+seconds) make the utterance a part of its recording; `phonemes` may say how it is pronounced, and
+`phoneme_ends` when each of them ends, in seconds of the utterance. Paths of recordings are relative
+to the manifest.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Utterance:
         start: seconds in the recording.
         end: seconds in the recording; None is its end.
         phonemes: pronunciation, if known.
+        phoneme_ends: seconds at which each phoneme ends, if known.
         seconds: how long it is.
         file: path of the recording, or of the shard that holds it.
         record: its number in the shard, where the audio is the span alone; None in a file.
@@ -62,6 +64,7 @@ class Utterance:
     start: float = 0.0
     end: float | None = None
     phonemes: str | None = None
+    phoneme_ends: tuple[float, ...] = ()
     seconds: float = 0.0
     file: str = ""
     record: int | None = None
@@ -191,6 +194,7 @@ def _parse(line: str, directory: Path, base: str, need_text: bool) -> Utterance:
         start=start or 0.0,
         end=end,
         phonemes=phonemes,
+        phoneme_ends=_ends(data.get("phoneme_ends"), phonemes),
         file=file,
     )
 
@@ -217,6 +221,16 @@ def _seconds(data: dict[str, Any], name: str) -> float | None:
     if not number or not math.isfinite(value) or value < 0:
         raise _Unusable(f"{name!r} must be seconds, got {value!r}")
     return float(value)
+
+
+def _ends(value: Any, phonemes: str | None) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    ends = tuple(value) if isinstance(value, list) else ()
+    rising = all(isinstance(end, int | float) for end in ends) and list(ends) == sorted(ends)
+    if not rising or len(ends) != len(phonemes or "") or min(ends, default=0.0) < 0:
+        raise _Unusable("'phoneme_ends' must have a number for each phoneme, rising from 0")
+    return tuple(map(float, ends))
 
 
 def _texts(value: Any, need_text: bool) -> tuple[str, ...]:
@@ -283,6 +297,7 @@ def _from_shards(directories: list[Path], need_text: bool, broken: list[Broken])
                     start=entry["start"],
                     end=entry["end"],
                     phonemes=entry["phonemes"],
+                    phoneme_ends=tuple(entry["phoneme_ends"]),
                     seconds=entry["seconds"],
                     file=str(shard),
                     record=record,

@@ -30,6 +30,8 @@ class CodeRecord:
         speech: `[T]`, whether there is voice in the frame.
         texts: variants of the transcript.
         language, speaker: as in the manifest.
+        phoneme_ends: seconds from the first frame at which each phoneme of the text ends; empty
+            where they are not known.
         audio: name of the recording.
         start, end: seconds in the recording; None is its end.
     """
@@ -40,6 +42,7 @@ class CodeRecord:
     texts: tuple[str, ...]
     language: str
     speaker: str
+    phoneme_ends: tuple[float, ...] = ()
     audio: str
     start: float
     end: float | None
@@ -56,6 +59,7 @@ class CodeEntry:
     texts: tuple[str, ...]
     language: str
     speaker: str
+    phoneme_ends: tuple[float, ...]
     audio: str
     start: float
     end: float | None
@@ -98,6 +102,7 @@ class CodeWriter:
             "texts": list(record.texts),
             "language": record.language,
             "speaker": record.speaker,
+            "phoneme_ends": list(record.phoneme_ends),
             "audio": record.audio,
             "start": float(record.start),
             "end": None if record.end is None else float(record.end),
@@ -166,6 +171,7 @@ class CodeSource:
             texts=entry.texts,
             language=entry.language,
             speaker=entry.speaker,
+            phoneme_ends=entry.phoneme_ends,
             audio=entry.audio,
             start=entry.start,
             end=entry.end,
@@ -174,7 +180,11 @@ class CodeSource:
 
 def _entry(shard: Path, record: int, line: dict[str, Any]) -> CodeEntry:
     try:
-        line = {**line, "texts": tuple(line["texts"])}
+        line = {
+            **line,
+            "texts": tuple(line["texts"]),
+            "phoneme_ends": tuple(line["phoneme_ends"]),
+        }
         return CodeEntry(shard=str(shard), record=record, **line)
     except (KeyError, TypeError) as error:
         raise DataError(

@@ -144,6 +144,7 @@ class PackedRows:
             target.codes,
             speech_weights(target.speech, self._settings.silence_seconds * self._frame_rate),
             target.language or None,
+            target.phoneme_ends,
         )
 
     def _record(self, number: int) -> CodeRecord:

@@ -97,11 +97,12 @@ class DistillationSettings:
     """What teaches the semantic code language.
 
     Attributes:
-        kind: "whisper" (as published), "characters" (CTC on transcripts), or "none".
+        kind: "whisper" (as published), "phonemes" (heard in each frame, where the manifest knows
+            when they are spoken), "characters" (CTC on transcripts), or "none".
         targets: directory of Whisper targets (`scripts/whisper_targets.py`).
     """
 
-    kind: Literal["whisper", "characters", "none"] = "characters"
+    kind: Literal["whisper", "phonemes", "characters", "none"] = "characters"
     targets: str | None = None
 
 
@@ -162,6 +163,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             distillation.kind,
             distillation.targets,
             codec.frame_samples,
+            codec.frame_rate,
             crop // codec.frame_samples,
             read=read_data,
         ),

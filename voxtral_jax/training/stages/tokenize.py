@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -117,7 +117,11 @@ def _read_ahead(
     def read(one: Utterance) -> tuple[Utterance, Float[np.ndarray, " S"] | str]:
         try:
             samples = read_utterance(one, rate)
-            return one, as_reference(samples, rate) if settings.as_references else samples
+            if not settings.as_references:
+                return one, samples
+            samples, first = as_reference(samples, rate)
+            ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
+            return replace(one, phoneme_ends=ends), samples
         except (AudioError, DataError) as error:
             return one, str(error)
 
@@ -129,8 +133,10 @@ def _read_ahead(
             waiting += [[pool.submit(read, one) for one in batch] for batch in islice(remaining, 1)]
 
 
-def as_reference(samples: Float[np.ndarray, " S"], rate: int) -> Float[np.ndarray, " S"]:
-    """Trimmed and at the loudness that references are brought to.
+def as_reference(
+    samples: Float[np.ndarray, " S"], rate: int
+) -> tuple[Float[np.ndarray, " S"], int]:
+    """Trimmed and at the loudness that references are brought to, and the first sample kept.
 
     Raises:
         AudioError: it is silent.
@@ -140,7 +146,7 @@ def as_reference(samples: Float[np.ndarray, " S"], rate: int) -> Float[np.ndarra
     spans = sounding_spans(samples, rate)
     margin = round(MARGIN * rate)
     first, last = max(0, spans[0][0] - margin), spans[-1][1] + margin
-    return normalise_loudness(samples[first:last], rate)
+    return normalise_loudness(samples[first:last], rate), first
 
 
 def _encode(
@@ -163,6 +169,7 @@ def _encode(
             texts=one.texts,
             language=one.language,
             speaker=one.speaker,
+            phoneme_ends=one.phoneme_ends,
             audio=one.audio,
             start=one.start,
             end=one.start + one.seconds,
