@@ -70,8 +70,8 @@ class Speech:
 
         from voxtral_jax.audio import encode
 
-        data = base64.b64encode(encode(self.samples, self.sample_rate, "wav")).decode()
+        data = base64.b64encode(encode(self.samples, self.sample_rate, "flac")).decode()
         return (
-            f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
+            f'<audio controls src="data:audio/flac;base64,{data}"></audio>'
             f"<div>{self.seconds:.2f} s, finished by {self.finish_reason}</div>"
         )
