@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from small import small_config
 
+from voxtral_jax.config import EMPTY_AUDIO
 from voxtral_jax.text.phonemes import SYMBOLS
 from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import SpeechBatch
@@ -22,7 +23,12 @@ from voxtral_jax.training.optimizer import make_optimizer, muon_matrices
 from voxtral_jax.training.settings import OptimizerSettings
 from voxtral_jax.training.speaking import model_params
 from voxtral_jax.training.spectrum import magnitudes, mel_bands
-from voxtral_jax.training.speech import SpeechLosses, guided_attention, speech_loss
+from voxtral_jax.training.speech import (
+    SpeechLosses,
+    blank_frames,
+    guided_attention,
+    speech_loss,
+)
 
 CONFIG = dataclasses.replace(small_config(), tokenizer="phonemes")
 RATE = CONFIG.codec.frame_rate
@@ -167,3 +173,13 @@ def test_muon_moves_the_matrices_of_layers_and_adam_the_rest() -> None:
     sizes = np.linalg.svd(move, compute_uv=False)
     assert sizes.max() < 3 * sizes.min()
     np.testing.assert_allclose(np.sqrt(np.mean(move**2)), 0.1 * 0.2, rtol=0.3)
+
+
+def test_blanked_frames_are_empty_and_targets_stay(batch: SpeechBatch) -> None:
+    blanked = blank_frames(jax.random.key(0), batch, 0.5)
+    empty = (np.asarray(blanked.tokens) == EMPTY_AUDIO).all(axis=-1) & batch.audio
+    assert 0.2 < empty.sum() / batch.audio.sum() < 0.8
+    np.testing.assert_array_equal(
+        np.asarray(blanked.tokens)[~empty], np.asarray(batch.tokens)[~empty]
+    )
+    np.testing.assert_array_equal(blanked.targets, batch.targets)

@@ -58,7 +58,7 @@ def test_the_small_model_is_small_and_of_the_same_architecture() -> None:
     released = VoxtralConfig.load(CONFIGS / "voxtral-4b")
     assert nano.codec.frame_rate == released.codec.frame_rate
     assert nano.audio.n_codebooks == released.audio.n_codebooks
-    assert nano.tokenizer == "bytes"
+    assert nano.tokenizer == "phonemes"
 
 
 CODEC = ("multimodal", "audio_tokenizer_args")

@@ -105,6 +105,6 @@ class Teacher:
         steps = iter(durations.ravel()[1:])
         lasting = [next(steps) if symbol in self._tokens else 0.0 for symbol in own]
         until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP - first / RATE
-        ends = until if own is read else _ends_of(read, own, until)
-        ends = [round(float(max(0.0, end)), 3) for end in ends]
+        until = until if own is read else _ends_of(read, own, until)
+        ends = [round(float(max(0.0, end)), 3) for end in until]
         return Spoken(samples[first : loud[-1] + margin], read, ends)

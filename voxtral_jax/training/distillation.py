@@ -2,7 +2,8 @@
 
 `Whisper`: hidden states and alignments computed beforehand (`scripts/whisper_targets.py`), as
 published. `Phonemes`: where it is known when each is spoken (synthetic speech), what is heard.
-`Characters`: where only transcripts exist, a CTC head that predicts their UTF-8 bytes. All look at the post-VQ semantic latents through one linear map.
+`Characters`: where only transcripts exist, a CTC head that predicts their UTF-8 bytes. All look at
+the post-VQ semantic latents through one linear map.
 """
 
 from __future__ import annotations

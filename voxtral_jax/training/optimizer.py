@@ -1,4 +1,4 @@
-"""AdamW or Muon with warm-up, a schedule, clipping and accumulation: optax, put together from settings."""
+"""AdamW or Muon with warm-up, schedule, clipping and accumulation: optax, from settings."""
 
 from __future__ import annotations
 

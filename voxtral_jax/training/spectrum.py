@@ -19,7 +19,7 @@ MOST_MELS = 80
 
 @cache
 def mel_bands(rate: int, size: int) -> Float[np.ndarray, "bands bins"]:
-    """Weights of mel bands over the bins of a window of `size` samples; those of a band add to 1."""
+    """Weights of mel bands over the bins of a window; those of a band add up to 1."""
     import librosa
 
     bands = min(MOST_MELS, size // 8)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from voxtral_jax.config import TOKEN_OFFSET, VoxtralConfig
+from voxtral_jax.config import EMPTY_AUDIO, TOKEN_OFFSET, VoxtralConfig
 from voxtral_jax.decoder.model import Decoder
 from voxtral_jax.flow import FlowHead
 from voxtral_jax.kernels.fsq import code_values
@@ -39,6 +39,8 @@ class SpeechLosses:
             that read phonemes find the text so, in a hundredth of the time.
         guided: those layers, from 0.
         condition_dropout: share of frames whose condition is replaced by zeros, for guidance.
+        frame_dropout: share of the frames read whose codes are `[EMPTY_AUDIO]`, so that a small
+            model looks at the text and not only at what it just said.
         freeze_text: leave the text embeddings as they are (published for the 4B model, which
             starts from a language model).
         dtype: of the arithmetic; weights and moments are float32.
@@ -48,6 +50,7 @@ class SpeechLosses:
     attention: float = 0.0
     guided: tuple[int, ...] = ()
     condition_dropout: float = 0.1
+    frame_dropout: float = 0.0
     freeze_text: bool = False
     dtype: str = "bfloat16"
 
@@ -86,6 +89,12 @@ def draw_flow(key: jax.Array, batch: SpeechBatch, dropout: float) -> FlowDraw:
         t=jax.random.uniform(for_time, places),
         dropped=jax.random.bernoulli(for_drop, dropout, places),
     )
+
+
+def blank_frames(key: jax.Array, batch: SpeechBatch, share: float) -> SpeechBatch:
+    """The batch with the codes of some frames that are read, not of targets, taken out."""
+    blank = jax.random.bernoulli(key, share, batch.audio.shape) & batch.audio
+    return batch.replace(tokens=jnp.where(blank[..., None], EMPTY_AUDIO, batch.tokens))
 
 
 @struct.dataclass
@@ -184,6 +193,8 @@ def speech_loss(
     """Cross-entropy of the semantic code plus conditional flow matching, over target frames."""
     weights = compute_copy(join(params, frozen), settings.dtype)
     draw = draw_flow(key, batch, settings.condition_dropout)
+    if settings.frame_dropout > 0:
+        batch = blank_frames(jax.random.fold_in(key, 1), batch, settings.frame_dropout)
     guided = settings.guided if settings.attention > 0 else ()
     found = place_losses(weights, config, batch, draw, keep, guided)
     semantic = losses.weighted_mean(found.semantic, batch.semantic_weights)

@@ -212,7 +212,7 @@ def _losses(
     config: VoxtralConfig,
     settings: SpeechLosses,
 ) -> dict[str, Array]:
-    quiet = dataclasses.replace(settings, condition_dropout=0.0)
+    quiet = dataclasses.replace(settings, condition_dropout=0.0, frame_dropout=0.0)
     loss, metrics = speech_loss(
         config, quiet, "all", params, {}, batch, key, jnp.zeros((), jnp.int32)
     )
