@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The model in the box, from the packed corpus to voxtral_jax/assets: the same command goes on where
+# it was stopped. On a GPU, give the codec its discriminators and train longer:
+#   CODEC="losses.feature_matching=1 run.steps=40000 data.batch_size=64" \
+#   SPEECH="run.steps=20000 data.batch_size=32 losses.dtype=bfloat16" bash scripts/train_nano.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python}
+data=${DATA:-data/nano}
+runs=${RUNS:-runs/nano}
+
+# Overrides are words on purpose.
+# shellcheck disable=SC2086
+$python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
+    data.manifest="$data/train" data.validation="$data/validation" ${CODEC:-}
+for split in train validation; do
+    $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
+        manifest="$data/$split" out="$runs/codes/$split" most_broken=1.0
+done
+# shellcheck disable=SC2086
+$python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
+    codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
+    ${SPEECH:-}
+$python train.py export --config configs/nano/export.toml speech="$runs/speech" \
+    codec="$runs/codec" out=voxtral_jax/assets/nano presets=data/nano/presets
