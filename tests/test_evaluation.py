@@ -420,6 +420,38 @@ def test_the_command_line_names_mistakes(
     assert "error: the test set" in capsys.readouterr().err
 
 
+def test_the_corpus_filter_hears_each_recording_once(tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "scripts" / "corpus" / "filter.py"
+    spec = importlib.util.spec_from_file_location("corpus_filter", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for number in range(8):
+        language, split = LANGUAGES[number % 2], ("train", "test")[number // 4]
+        line = {"audio": f"{number}.flac", "language": language, "split": split}
+        append_line(tmp_path / "lines-0-of-1.jsonl", line)
+    append_line(tmp_path / "heard-0-of-2.jsonl", {"audio": "0.flac"})
+
+    def names(*arguments: Any) -> set[str]:
+        return {line["audio"][0] for line in module.waiting(tmp_path, *arguments)}
+
+    assert names([], None, 0, 1) == set("1234567")
+    assert names(["en"], "test", 0, 1) == set("46")
+    assert names([], None, 0, 2) | names([], None, 1, 2) == set("1234567")
+    assert not names([], None, 0, 2) & names([], None, 1, 2)
+
+
+@needs("pocketsphinx")
+def test_a_recogniser_hears_each_clip_as_if_it_were_alone() -> None:
+    judge = make_judge("pocketsphinx")
+    first = judge.hear(spoken_sound())
+    judge.hear(Sound(clip("preset/a"), 0.3 * hum(1.0, 220, 1), RATE))
+    assert judge.hear(spoken_sound()) == first
+    assert judge.wants(clip("preset/a"))
+    assert not judge.wants(clip("preset/a", language="fr"))
+
+
 def spoken_sound(name: str = "codec/en/a") -> Sound:
     sound = hum(2.0, 120, 0)
     noisy = sound + 0.003 * np.random.default_rng(0).standard_normal(len(sound))

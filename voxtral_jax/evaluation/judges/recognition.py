@@ -76,6 +76,7 @@ class PocketSphinx:
         from pocketsphinx import Decoder
 
         self._decoder = Decoder(samprate=float(RATE), loglevel="FATAL")
+        self._fresh = self._decoder.get_cmn(False)
 
     def wants(self, clip: Clip) -> bool:
         """English that says a text."""
@@ -86,6 +87,8 @@ class PocketSphinx:
         from voxtral_jax.audio import pcm
 
         samples = np.pad(sound.at_16k(), round(PADDING * RATE))
+        # It adapts to a channel from one utterance to the next; here each stands alone.
+        self._decoder.set_cmn(self._fresh)
         self._decoder.start_utt()
         self._decoder.process_raw(pcm(samples), full_utt=True)
         self._decoder.end_utt()
