@@ -38,7 +38,8 @@ class Linear(nn.Module):
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch features"]:
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
         weight = declare(self, "weight", init, (self.features, x.shape[-1]), self.axes)
-        y = jnp.einsum("...i,oi->...o", x, weight.astype(x.dtype))
+        # One matrix of all vectors: on CPUs the gradient of more axes costs half as much again.
+        y = (x.reshape(-1, x.shape[-1]) @ weight.astype(x.dtype).T).reshape(*x.shape[:-1], -1)
         if self.has_variable("params", "lora_a"):
             a: Any = self.get_variable("params", LORA[0]).astype(x.dtype)
             b: Any = self.get_variable("params", LORA[1]).astype(x.dtype)
