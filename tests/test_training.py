@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,11 @@ def test_constants_and_codebook_are_moved_by_no_gradient(world: World) -> None:
 
 def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_path: Path) -> None:
     recording = world.manifest.parent / "0.wav"
+    stale = tmp_path / "model" / "voice_embedding" / "earlier.safetensors"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"")
+    entry = {"name": "it_male_hum", "audio": str(recording), "default_for": "it"}
+    (tmp_path / "presets.json").write_text(json.dumps([entry]))
     run(
         "export",
         {
@@ -96,6 +102,7 @@ def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_pat
             "out": str(tmp_path / "model"),
             "dtype": "float32",
             "voices": {"humming": str(recording)},
+            "presets": str(tmp_path),
         },
     )
     model = load_model(tmp_path / "model", dtype="float32")
@@ -111,6 +118,8 @@ def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_pat
         speech = synthesize(model, prompt.text, voice=voice)
         np.testing.assert_array_equal(speech.codes, said[prompt.name])
     assert isinstance(model.voice("humming"), Voice)
+    assert model.voice(language="it").name == "it_male_hum"
+    assert set(model.voices) == {"humming", "it_male_hum"}
 
 
 def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -> None:
