@@ -43,9 +43,9 @@ def main(
             )
             packed.append(dataclasses.replace(one, file=str(file), start=0.0, end=None))
         broken = write_audio_shards(Manifest(tuple(packed), ()), out, SHARD_BYTES)
-    for one in broken:
-        print(f"{one.where}: {one.reason}")
-    size = sum(file.stat().st_size for file in out.iterdir())
+    for lost in broken:
+    for lost in broken:
+        print(f"{lost.where}: {lost.reason}")
     print(f"{len(packed) - len(broken):,} recordings, {size / 1e6:.1f} MB")
 
 

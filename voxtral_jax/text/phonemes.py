@@ -6,6 +6,7 @@ how a language is pronounced are loaded when that language is first spoken.
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Callable
@@ -30,6 +31,7 @@ SPACES = re.compile(r"\s+")
 @cache
 def _pronunciation(language: str) -> Callable[[str], str]:
     """Text of one language to phonemes in the spelling of its package."""
+    logging.getLogger("phonemizer").setLevel(logging.ERROR)  # words it counts otherwise than eSpeak
     if language in ESPEAK:
         from misaki.espeak import EspeakG2P
 
@@ -38,8 +40,10 @@ def _pronunciation(language: str) -> Callable[[str], str]:
         uvular = str.maketrans("rɾ", "ʁʁ") if language == "de" else {}
         return lambda text: espeak(text)[0].translate(uvular)
     if language == "zh":
+        import jieba
         from misaki.zh import ZHG2P
 
+        jieba.setLogLevel(logging.ERROR)
         mandarin = ZHG2P()
         return lambda text: mandarin(text)[0]
     if language == "ja":
