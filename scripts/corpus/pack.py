@@ -44,8 +44,8 @@ def main(
             packed.append(dataclasses.replace(one, file=str(file), start=0.0, end=None))
         broken = write_audio_shards(Manifest(tuple(packed), ()), out, SHARD_BYTES)
     for lost in broken:
-    for lost in broken:
         print(f"{lost.where}: {lost.reason}")
+    size = sum(file.stat().st_size for file in out.iterdir())
     print(f"{len(packed) - len(broken):,} recordings, {size / 1e6:.1f} MB")
 
 

@@ -3,8 +3,8 @@
     python scripts/corpus/texts.py corpus/texts.jsonl --rohan rohan4600_ja.txt
 
 From Debian's packages `debian-handbook`, `fortunes`, `fortunes-{de,es,it,br,zh}` and
-`libreoffice-help-{fr,ko}`, and the ROHAN corpus of Japanese sentences. A sentence's split follows from its own letters, so that more texts
-never move one from training to test.
+`libreoffice-help-{fr,ko}`, and the ROHAN corpus of Japanese sentences. A sentence's split follows
+from its own letters, so that more texts never move one from training to test.
 """
 
 from __future__ import annotations
