@@ -19,8 +19,8 @@ from rich.progress import track
 from voxtral_jax.audio import read_audio, resample, to_mono
 from voxtral_jax.evaluation.judges import RATE
 from voxtral_jax.evaluation.judges.recognition import Whisper
-from voxtral_jax.evaluation.speaking import append_line, read_lines
-from voxtral_jax.evaluation.transcripts import character_errors
+from voxtral_jax.evaluation.transcripts import compare
+from voxtral_jax.files import append_line, read_lines
 
 
 def waiting(
@@ -55,8 +55,9 @@ def main(
     for line in track(left, f"worker {worker}: {len(left)} recordings"):
         samples, rate = read_audio(audio / line["audio"])
         heard = whisper.transcribe(resample(to_mono(samples), rate, RATE), line["language"])
-        errors = round(character_errors(line["text"], heard, line["language"]), 4)
-        append_line(out, {"audio": line["audio"], "heard": heard, "character_errors": errors})
+        errors = compare(line["text"], heard, line["language"]).characters.rate
+        entry = {"audio": line["audio"], "heard": heard, "character_errors": round(errors, 4)}
+        append_line(out, entry)
 
 
 if __name__ == "__main__":

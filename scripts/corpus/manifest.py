@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from voxtral_jax.files import replacing
+from voxtral_jax.files import read_lines, replacing
 
 SPLITS = ("train", "validation", "test")
 REAL_APART = 20
@@ -26,9 +26,10 @@ REAL_SUFFIXES = (".flac", ".wav")
 
 def spoken(audio: Path, most_errors: float) -> Iterator[dict[str, Any]]:
     """Lines of recordings that were heard rightly, or that nobody listened to."""
-    heard = {one["audio"]: one["errors"] for one in _lines(audio, "heard-*.jsonl")}
+    files = sorted(audio.glob("heard-*.jsonl"))
+    heard = {line["audio"]: line["character_errors"] for f in files for line in read_lines(f)}
     seen: set[str] = set()
-    for line in _lines(audio, "lines-*.jsonl"):
+    for line in (line for f in sorted(audio.glob("lines-*.jsonl")) for line in read_lines(f)):
         if line["audio"] not in seen and heard.get(line["audio"], 0.0) <= most_errors:
             seen.add(line["audio"])
             yield line
@@ -56,20 +57,12 @@ def _real_split(number: int) -> str:
     return {1: "validation", 2: "test"}.get(number % REAL_APART, "train")
 
 
-def _lines(folder: Path, pattern: str) -> Iterator[dict[str, Any]]:
-    for file in sorted(folder.glob(pattern)):
-        for line in file.read_text(encoding="utf-8").split("\n"):
-            try:
-                yield json.loads(line)
-            except ValueError:  # blank, or cut off by a kill
-                continue
-
-
 def main(
     audio: Annotated[Path, typer.Argument(help="folder that speak.py wrote")],
     most_errors: Annotated[float, typer.Option(help="character error rate that is kept")] = 0.3,
     real_speech: Annotated[
-        list[Path] | None, typer.Option("--real", help="folder of real speech")
+        list[Path] | None,
+        typer.Option("--real", exists=True, file_okay=False, help="folder of real speech"),
     ] = None,
 ) -> None:
     """Writes `train.jsonl`, `validation.jsonl`, `test.jsonl` and `codec-*.jsonl` to the folder."""

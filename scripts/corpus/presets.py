@@ -28,6 +28,7 @@ from voices import languages_of
 
 from voxtral_jax.audio import read_audio, to_mono
 from voxtral_jax.audio.reference import sounding_spans
+from voxtral_jax.files import read_lines, replacing
 from voxtral_jax.presets import PRESETS_FILE
 from voxtral_jax.text.phonemes import LANGUAGES
 
@@ -96,16 +97,12 @@ def is_native(speaker: str, language: str) -> bool:
     return "_" in speaker and language in languages_of(speaker)
 
 
-def read_lines(manifest: str, split: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Recordings of a fitting length, with their lines."""
+def fitting(manifest: str, split: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Recordings of a fitting length, with their lines; real speech says no length, and is none."""
     for file in sorted(glob.glob(manifest)):
-        for text in Path(file).read_text(encoding="utf-8").split("\n"):
-            try:
-                line = json.loads(text)
-            except ValueError:  # blank, or cut off by a kill
-                continue
-            fits = SECONDS[0] <= line["seconds"] <= SECONDS[1]
-            if line["split"] == split and fits and line["language"] in LANGUAGES:
+        for line in read_lines(Path(file)):
+            fits = SECONDS[0] <= line.get("seconds", 0.0) <= SECONDS[1]
+            if line.get("split") == split and fits and line["language"] in LANGUAGES:
                 yield Path(file).parent / line["audio"], line
 
 
@@ -237,7 +234,7 @@ def main(
     split: Annotated[str, typer.Option(help="whose speakers are taken")] = "train",
 ) -> None:
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
-    lines = list(read_lines(manifest, split))
+    lines = list(fitting(manifest, split))
     if not lines:
         span = f"{SECONDS[0]} to {SECONDS[1]} s"
         sys.exit(f"error: {manifest} has no recordings of {span} in the split {split!r}")
@@ -249,7 +246,8 @@ def main(
         shutil.copyfile(one.typical.audio, out / entry["audio"])
         print(f"{entry['name']:22} {entry['speaker']:12} {entry['character']}")
     text = json.dumps(entries, ensure_ascii=False, indent=2)
-    (out / PRESETS_FILE).write_text(text + "\n", encoding="utf-8")
+    with replacing(out / PRESETS_FILE) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

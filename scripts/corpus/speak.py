@@ -11,7 +11,6 @@ packages in `scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,17 +22,13 @@ from teacher import RATE, Teacher
 from voices import load_voices, make_speakers
 
 from voxtral_jax.errors import TextError
+from voxtral_jax.files import append_line, read_lines
 
 
 def spoken_before(out: Path) -> set[str]:
     """Names of recordings that any worker has finished."""
-    names = set()
-    for line in (line for file in out.glob("lines-*.jsonl") for line in file.open("rb")):
-        try:
-            names.add(json.loads(line)["audio"].removesuffix(".flac"))
-        except (ValueError, KeyError):  # cut off by a kill; it is spoken again
-            continue
-    return names
+    files = out.glob("lines-*.jsonl")
+    return {line["audio"].removesuffix(".flac") for file in files for line in read_lines(file)}
 
 
 def main(
@@ -53,28 +48,26 @@ def main(
     listing = out / f"lines-{worker}-of-{workers}.jsonl"
     left = list(share(lines, worker, workers, spoken_before(out)))
     teacher = Teacher(styles)
-    with listing.open("a", encoding="utf-8") as listed:
-        for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
-            try:
-                spoken = teacher.speak(line.text, line.language, line.speaker.parts, line.speed)
-            except TextError as error:
-                print(f"left out: {error}")
-                continue
-            file = out / f"{line.name}.flac"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            soundfile.write(file, spoken.samples, RATE, subtype="PCM_16")
-            entry = {
-                "audio": f"{line.name}.flac",
-                "text": line.text,
-                "language": line.language,
-                "speaker": line.speaker.name,
-                "phonemes": spoken.phonemes,
-                "phoneme_ends": spoken.ends,
-                "split": line.split,
-                "seconds": round(len(spoken.samples) / RATE, 3),
-            }
-            listed.write("\n" + json.dumps(entry, ensure_ascii=False))
-            listed.flush()
+    for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
+        try:
+            spoken = teacher.speak(line.text, line.language, line.speaker.parts, line.speed)
+        except TextError as error:
+            print(f"left out: {error}")
+            continue
+        file = out / f"{line.name}.flac"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(file, spoken.samples, RATE, subtype="PCM_16")
+        entry = {
+            "audio": f"{line.name}.flac",
+            "text": line.text,
+            "language": line.language,
+            "speaker": line.speaker.name,
+            "phonemes": spoken.phonemes,
+            "phoneme_ends": spoken.ends,
+            "split": line.split,
+            "seconds": round(len(spoken.samples) / RATE, 3),
+        }
+        append_line(listing, entry)
 
 
 if __name__ == "__main__":
