@@ -23,7 +23,7 @@ STDOUT = "-"
 DEFAULT_OUT = "speech.wav"
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
     """To stderr: stdout belongs to the audio."""
     print(message, file=sys.stderr, flush=True)
 
@@ -121,7 +121,7 @@ def speak(
         speaker = make_voice(loaded, recording, name=ref.stem)
         if save_voice is not None:
             speaker.save(save_voice)
-    _say(f"loaded {loaded.source} in {time.perf_counter() - begun:.1f} s")
+    say(f"loaded {loaded.source} in {time.perf_counter() - begun:.1f} s")
     options = {"voice": speaker, "seed": seed, **how}
     if stream:
         _stream(loaded, what, options, format, to_stdout=out == STDOUT)
@@ -228,22 +228,22 @@ def _stream(
 
 def _summary(out: str, seconds: float, first: float, total: float, speech: Speech) -> None:
     factor = total / seconds if seconds else float("inf")
-    _say(
+    say(
         f"{out}: {seconds:.2f} s of audio, first audio after {first:.2f} s, "
         f"real-time factor {factor:.3f}, finished by {speech.finish_reason}"
     )
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
-    """Runs the command line; mistakes of the user are one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+def main(arguments: Iterable[str] | None = None, app: typer.Typer = app) -> None:
+    """Runs a command line; mistakes of the user are one line on stderr and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: say(f"warning: {message}")
     try:
         app(args=None if arguments is None else list(arguments))
     except VoxtralError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        _say("interrupted")
+        say("interrupted")
         raise SystemExit(130) from None
     except BrokenPipeError:
         # The player or pipe at the other end is gone; there is nobody to tell.

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from voxtral_jax.errors import VoxtralError
+from voxtral_jax.cli import main as run_app
+from voxtral_jax.cli import say
+from voxtral_jax.errors import ConfigError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 DEFAULT = "default"
 """Name of the model that ships with the project."""
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 @app.command()
@@ -82,7 +78,7 @@ def evaluate(
         conditions=_names(conditions),
         judges=None if judges is None else [] if judges == "none" else _names(judges),
         limit=limit,
-        lengths=[float(value) for value in _names(reference_seconds)],
+        lengths=_lengths(reference_seconds),
         language=language,
         long_texts=long_texts,
         samples=samples,
@@ -95,22 +91,24 @@ def evaluate(
     which = [] if model == DEFAULT else [model]
     loaded = load_model(*which, encoder_weights=encoder_weights, adapter=adapter, dtype=dtype)
     print(markdown(run(loaded, Path(model).name, plan, _show)))
-    _say(f"{out / 'index.html'} has players")
+    say(f"{out / 'index.html'} has players")
 
 
 def _names(value: str) -> list[str]:
     return [name.strip() for name in value.split(",") if name.strip()]
 
 
+def _lengths(value: str) -> list[float]:
+    try:
+        return [float(name) for name in _names(value)]
+    except ValueError:
+        raise ConfigError(f"--reference-seconds must be numbers, got {value!r}") from None
+
+
 def _show(what: str, done: int, of: int) -> None:
-    _say(f"{what}: {done} of {of}")
+    say(f"{what}: {done} of {of}")
 
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Runs the command line; mistakes of the user are one line on stderr and exit code 2."""
-    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
-    try:
-        app(args=None if arguments is None else list(arguments))
-    except VoxtralError as error:
-        _say(f"error: {error}")
-        raise SystemExit(2) from None
+    run_app(arguments, app)
