@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from voxtral_jax.evaluation.identification import cosine, identified, line_up
 from voxtral_jax.evaluation.judges import JUDGES, Sound, make_judge
 from voxtral_jax.evaluation.judges.distance import spectral_distances
 from voxtral_jax.evaluation.listening import make_judges
-from voxtral_jax.evaluation.normalization import characters, normalize
+from voxtral_jax.evaluation.normalization import normalize
 from voxtral_jax.evaluation.page import spectrogram
 from voxtral_jax.evaluation.report import markdown, table
 from voxtral_jax.evaluation.sets import Sentence, find_reference, limited, read_set
-from voxtral_jax.evaluation.speaking import append_line, join, read_lines
+from voxtral_jax.evaluation.speaking import join
 from voxtral_jax.evaluation.takes import Clip, make_takes, preset_for, seed_of
-from voxtral_jax.evaluation.transcripts import character_errors, compare, total
+from voxtral_jax.evaluation.transcripts import compare, total
+from voxtral_jax.files import append_line, read_lines
+from voxtral_jax.parameters import leaves, unflatten
 
 RATE = 24_000
 LANGUAGES = ("en", "es")
@@ -105,6 +108,10 @@ def test_a_broken_manifest_is_named(tmp_path: Path, manifest: Path) -> None:
     file.write_text('{"audio": "a.wav", "text": "x", "language": "en"}\n')
     with pytest.raises(DataError, match=r"test.jsonl:1: 'speaker' is missing"):
         read_set(file)
+    entry = {"audio": "a.wav", "text": "x", "language": "en", "speaker": 5}
+    file.write_text(json.dumps(entry) + "\n")
+    with pytest.raises(DataError, match=r"test.jsonl:1: 'speaker' must be a text, got 5"):
+        read_set(file)
     line = manifest.read_text().splitlines()[0]
     (manifest.parent / "twice.jsonl").write_text(f"{line}\n{line}\n")
     with pytest.raises(DataError, match="names 'en/s0/test-00' twice"):
@@ -148,6 +155,10 @@ def test_takes_cover_all_conditions_and_references_come_first(manifest: Path) ->
     # Both speakers' voices, in both languages, though only one of them speaks.
     enrolled = {(t.speaker, t.language) for t in takes if t.condition == "reference-3s"}
     assert enrolled == {(s, language) for s in ("s0", "s1") for language in LANGUAGES}
+    sure = make_takes(read_set(manifest), conditions=["long"], voices={"a": ""}, can_clone=False)
+    assert [(take.name, take.voice, take.reference) for take in sure] == [
+        (f"long/{language}-0", "a", None) for language in LANGUAGES
+    ]
     with pytest.raises(ConfigError, match="unknown condition 'clones'"):
         make_takes([], conditions=["clones"], voices={})
 
@@ -179,7 +190,7 @@ def test_texts_are_compared_by_letters(language: str, text: str, expected: str) 
 
 
 def test_korean_is_compared_without_spaces() -> None:
-    assert characters("절대와 상대.", "ko") == characters("절대 와상대", "ko")
+    assert compare("절대와 상대.", "절대 와상대", "ko").main.wrong == 0
 
 
 @needs("num2words")
@@ -199,14 +210,29 @@ def test_digits_are_compared_as_words(language: str, digits: str, words: str) ->
     assert normalize(digits, language) == normalize(words, language)
 
 
+@needs("num2words", "cn2an", "opencc")
+@pytest.mark.parametrize(
+    ("language", "digits", "expected"),
+    [
+        ("en", "9" * 400, "9" * 400),
+        ("pt", "1" * 20, "1" * 20),
+        ("zh", "1.2.3", "1 2 3"),
+        ("zh", "1" * 20, "1" * 20),
+        ("xx", "12", "12"),
+    ],
+)
+def test_digits_that_no_words_are_known_for_stay(language: str, digits: str, expected: str) -> None:
+    assert normalize(digits, language) == expected
+
+
 @needs("opencc", "cn2an")
 def test_mandarin_is_compared_in_simplified_characters() -> None:
-    assert characters("終南何有,12", "zh") == characters("终南何有，十二。", "zh")
+    assert compare("終南何有,12", "终南何有，十二。", "zh").main.wrong == 0
 
 
 @needs("pyopenjtalk")
 def test_japanese_is_compared_by_its_reading() -> None:
-    assert characters("人々は、ひれ伏した。", "ja") == characters("ひとびとはひれふした", "ja")
+    assert compare("人々は、ひれ伏した。", "ひとびとはひれふした", "ja").main.wrong == 0
 
 
 def test_errors_are_counted_and_pooled() -> None:
@@ -220,7 +246,7 @@ def test_errors_are_counted_and_pooled() -> None:
     assert total([one.words, gone.words]).rate == pytest.approx(4 / 6)
     assert compare("你好吗", "你好", "ko").main == compare("你好吗", "你好", "ko").characters
     assert compare("Hi", "well well well well", "en").main.rate == 4.0
-    assert character_errors("abcd", "abxd", "en") == 0.25
+    assert compare("abcd", "abxd", "en").characters.rate == 0.25
 
 
 def test_a_voice_is_identified_among_those_that_follow() -> None:
@@ -250,7 +276,9 @@ def test_figures_count_failures_runaways_and_voices() -> None:
     ]
 
     def said(heard: str, embedding: list[float]) -> dict[str, dict[str, Any]]:
-        return {"whisper": {"heard": heard}, "speaker": {"embedding": embedding}}
+        sphinx = {"heard": "one two three four"}
+        whisper = {"heard": heard}
+        return {"whisper": whisper, "pocketsphinx": sphinx, "speaker": {"embedding": embedding}}
 
     scores = {
         "reference/a-x": {"speaker": {"embedding": [1.0, 0.0]}},
@@ -259,7 +287,11 @@ def test_figures_count_failures_runaways_and_voices() -> None:
         "clone-3s/a-1": said("one two three for", [0.8, 0.6]),
         "clone-3s/b-1": said("la la la la la la", [0.8, 0.6]),
     }
-    rows = make_rows(clips, scores, ["whisper"])
+    rows = make_rows(
+        clips,
+        scores,
+        {"whisper": lambda clip: True, "pocketsphinx": lambda clip: clip.language == "en"},
+    )
     figures = summarize(rows)["clone-3s"]["en"]
     assert figures == {
         "clips": 3,
@@ -274,6 +306,7 @@ def test_figures_count_failures_runaways_and_voices() -> None:
         "error_kept": 0.25,
         "wer_kept": 0.25,
         "cer_kept": pytest.approx(1 / 15, abs=1e-4),
+        "sphinx_wer": pytest.approx(1 / 3, abs=1e-4),
         "similarity": 0.7,
         "identified": 0.5,
         "voices": 2,
@@ -289,7 +322,7 @@ def test_overall_shares_are_means_of_languages_and_counts_sums() -> None:
         name: {"distillmos": {"mos": mos}}
         for name, mos in (("preset/a-1", 4.0), ("preset/a-2", 4.0), ("preset/b-1", 2.0))
     }
-    overall = summarize(make_rows(clips, scores, []))["preset"]["all"]
+    overall = summarize(make_rows(clips, scores, {}))["preset"]["all"]
     assert (overall["clips"], overall["mos"]) == (3, 3.0)
     assert "error" not in overall
     assert table({"en": {"clips": 3, "mos": 3.14159}}) == [
@@ -335,8 +368,11 @@ def test_a_line_that_was_cut_off_is_left_out(tmp_path: Path) -> None:
     append_line(file, {"a": 1})
     with file.open("a") as lines:
         lines.write('\n{"a": ')
+    append_line(file, {"a": "one\u2028line"})
+    with file.open("ab") as lines:
+        lines.write('\n{"a": "é'.encode()[:-1])
     append_line(file, {"a": 2})
-    assert read_lines(file) == [{"a": 1}, {"a": 2}]
+    assert read_lines(file) == [{"a": 1}, {"a": "one\u2028line"}, {"a": 2}]
 
 
 def test_judges_are_named_and_missing_ones_say_how_to_install_them(
@@ -403,12 +439,19 @@ def test_a_second_call_speaks_and_hears_nothing_again(
 
 
 def test_speech_of_other_settings_is_not_mixed_in(
-    model: Model, results: dict[str, Any], plan: Plan
+    model: Model, results: dict[str, Any], plan: Plan, tmp_path: Path
 ) -> None:
-    from dataclasses import replace
-
-    with pytest.raises(ConfigError, match=r"holds the speech of other settings \(seed\)"):
-        evaluate(model, "tiny", replace(plan, seed=1))
+    for changed in ({"seed": 1}, {"language": "en"}):
+        (key,) = changed
+        with pytest.raises(ConfigError, match=rf"the speech of other settings \({key}\)"):
+            evaluate(model, "tiny", replace(plan, **changed))
+    # Adapters change weights and leave the model's files alone.
+    weights = unflatten({path: 2 * weight for path, weight in leaves(model.params)})
+    with pytest.raises(ConfigError, match=r"the speech of other settings \(model\)"):
+        evaluate(replace(model, params=weights), "tiny", plan)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file cannot hold an evaluation"):
+        evaluate(model, "tiny", replace(plan, out=tmp_path / "file"))
 
 
 def test_the_command_line_names_mistakes(
@@ -418,15 +461,46 @@ def test_the_command_line_names_mistakes(
         main([str(reference), "--set", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "o")])
     assert left.value.code == 2
     assert "error: the test set" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        main([str(reference), "--set", "none", "--reference-seconds", "three"])
+    assert left.value.code == 2
+    assert "error: --reference-seconds must be numbers, got 'three'" in capsys.readouterr().err
 
 
-def test_the_corpus_filter_hears_each_recording_once(tmp_path: Path) -> None:
-    script = Path(__file__).parents[1] / "scripts" / "corpus" / "filter.py"
-    spec = importlib.util.spec_from_file_location("corpus_filter", script)
+def corpus_script(name: str) -> Any:
+    script = Path(__file__).parents[1] / "scripts" / "corpus" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"corpus_{name}", script)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_manifests_leave_out_what_the_filter_heard_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Deaf:
+        def __init__(self, threads: int) -> None:
+            pass
+
+        def transcribe(self, samples: np.ndarray, language: str) -> str:
+            return "Hello" if len(samples) > 16_000 else "something else"
+
+    for name, seconds in (("long", 2.0), ("short", 0.5)):
+        soundfile.write(tmp_path / f"{name}.flac", hum(seconds, 120, 0), RATE)
+        line = {"audio": f"{name}.flac", "text": "Hello.", "language": "en", "split": "train"}
+        append_line(tmp_path / "lines-0-of-1.jsonl", line | {"seconds": seconds})
+    filters = corpus_script("filter")
+    monkeypatch.setattr(filters, "Whisper", Deaf)
+    filters.main(tmp_path)
+    corpus_script("manifest").main(tmp_path)
+    assert [line["audio"] for line in read_lines(tmp_path / "train.jsonl")] == ["long.flac"]
+    assert read_lines(tmp_path / "test.jsonl") == []
+
+
+def test_the_corpus_filter_hears_each_recording_once(tmp_path: Path) -> None:
+    module = corpus_script("filter")
     for number in range(8):
         language, split = LANGUAGES[number % 2], ("train", "test")[number // 4]
         line = {"audio": f"{number}.flac", "language": language, "split": split}

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from voxtral_jax.errors import ConfigError
 from voxtral_jax.evaluation.figures import make_rows, summarize
 from voxtral_jax.evaluation.judges import JUDGES
@@ -18,7 +20,7 @@ from voxtral_jax.evaluation.listening import listen, make_judges
 from voxtral_jax.evaluation.page import page
 from voxtral_jax.evaluation.report import markdown
 from voxtral_jax.evaluation.sets import read_set
-from voxtral_jax.evaluation.speaking import BATCH, SPEED, make_clips, measure_speed, read_lines
+from voxtral_jax.evaluation.speaking import BATCH, SPEED, make_clips, measure_speed
 from voxtral_jax.evaluation.takes import (
     CLONE,
     CODEC,
@@ -29,15 +31,14 @@ from voxtral_jax.evaluation.takes import (
     make_takes,
 )
 from voxtral_jax.evaluation.transcripts import compare
-from voxtral_jax.files import replacing
+from voxtral_jax.files import read_lines, replacing
+from voxtral_jax.parameters import leaves
 
 if TYPE_CHECKING:
     from voxtral_jax.config import CodecConfig
     from voxtral_jax.model import Model
 
 SETTINGS = "settings.json"
-ENDS = 2**20
-"""Bytes at both ends of a weights' file that tell it from another."""
 RECOGNISERS = ("whisper", "pocketsphinx")
 NAMED = 5
 """Failures that are quoted; all are counted."""
@@ -86,7 +87,7 @@ class Plan:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigError(f"{name} must be {least} or more, got {value}")
-        if not self.lengths or min(self.lengths) < 1:
+        if not self.lengths or not all(1 <= length < math.inf for length in self.lengths):
             raise ConfigError("the seconds of references must be 1 or more")
 
 
@@ -124,6 +125,7 @@ def evaluate(
         lengths=plan.lengths,
         limit=plan.limit,
         long_texts=plan.long_texts,
+        can_clone=model.can_clone,
     )
 
     def step(what: str) -> Callable[[int, int], None] | None:
@@ -140,7 +142,9 @@ def evaluate(
     )
     measure_speed(model, takes, plan.out, plan.options)
     scores = listen(clips, judges, plan.out, step("listening"))
-    rows = make_rows(clips, scores, [name for name in judges if name in RECOGNISERS])
+    rows = make_rows(
+        clips, scores, {name: judges[name].wants for name in judges if name in RECOGNISERS}
+    )
     failures = [clip for clip in clips if clip.failure is not None]
     notes += [f"{clip.name}: {clip.failure}" for clip in failures[:NAMED]]
     results = {
@@ -213,17 +217,21 @@ def _about() -> dict[str, str]:
 def _claim(plan: Plan, model: Model) -> None:
     """Notes whose speech `out` holds; speech of other settings is not mixed in."""
     ours = {
-        "weights": fingerprint(Path(model.source)),
-        "set": plan.test_set.name,
+        "model": fingerprint(model),
+        "set": hashlib.blake2b(plan.test_set.read_bytes(), digest_size=8).hexdigest(),
+        "language": plan.language,
         "seed": plan.seed,
         "options": plan.options,
     }
     file = plan.out / SETTINGS
-    if not file.exists():
-        plan.out.mkdir(parents=True, exist_ok=True)
-        _write(file, json.dumps(ours, indent=2) + "\n")
-        return
-    theirs = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        if not file.exists():
+            plan.out.mkdir(parents=True, exist_ok=True)
+            _write(file, json.dumps(ours, indent=2) + "\n")
+            return
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{plan.out} cannot hold an evaluation: {error}") from None
     other = [key for key in ours if ours[key] != theirs.get(key)]
     if other:
         raise ConfigError(
@@ -232,15 +240,14 @@ def _claim(plan: Plan, model: Model) -> None:
         )
 
 
-def fingerprint(directory: Path) -> str:
-    """Tells a model's weights from others: sizes and both ends of the files."""
-    digest = hashlib.blake2s(digest_size=8)
-    for file in sorted(directory.glob("*.safetensors")):
-        size = file.stat().st_size
-        with file.open("rb") as weights:
-            digest.update(f"{file.name} {size}".encode() + weights.read(ENDS))
-            weights.seek(max(0, size - ENDS))
-            digest.update(weights.read(ENDS))
+def fingerprint(model: Model) -> str:
+    """Tells a model from others: the weights that it speaks with, adapters merged, and presets."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path, weight in leaves(model.params):
+        digest.update(f"{path} {weight.shape} {weight.dtype}".encode())
+        digest.update(np.asarray(weight).tobytes())
+    for name, file in sorted(model.voices.items()):
+        digest.update(name.encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -17,6 +17,9 @@ from voxtral_jax.evaluation.transcripts import Comparison, compare, total
 ALL = "all"
 """Name of the overall figures: means of the languages' shares, sums of their counts."""
 
+Recognisers = Mapping[str, Callable[[Clip], bool]]
+"""Name of a judge -> whether it wants a clip."""
+
 Figures = dict[str, float]
 """Name -> value. Shares are from 0 to 1."""
 
@@ -40,13 +43,14 @@ class Row:
     values: Figures = field(default_factory=dict)
 
 
-def make_rows(clips: Sequence[Clip], scores: Scores, recognisers: Sequence[str]) -> list[Row]:
+def make_rows(clips: Sequence[Clip], scores: Scores, recognisers: Recognisers) -> list[Row]:
     """A row for each clip that says something.
 
     Args:
         clips: all, references too.
         scores: what the judges said.
-        recognisers: judges that say what they heard; a clip without audio was heard as nothing.
+        recognisers: judges that say what they heard; a clip without audio was heard as nothing by
+            those who want it.
     """
     by_name = {clip.name: clip for clip in clips}
     enrolled = _enrolled(clips, scores)
@@ -79,14 +83,14 @@ def _enrolled(clips: Sequence[Clip], scores: Scores) -> Enrolled:
 def _row(
     clip: Clip,
     scores: Scores,
-    recognisers: Sequence[str],
+    recognisers: Recognisers,
     by_name: Mapping[str, Clip],
     enrolled: Enrolled,
 ) -> Row:
     said = scores.get(clip.name, {})
     row = Row(clip)
-    for judge in recognisers:
-        if judge in said or (not clip.seconds and judge == "whisper"):
+    for judge, wants in recognisers.items():
+        if judge in said or (not clip.seconds and wants(clip)):
             row.heard[judge] = said.get(judge, {}).get("heard", "")
             row.comparisons[judge] = compare(clip.text, row.heard[judge], clip.language)
     if "whisper" in row.comparisons:

@@ -8,8 +8,9 @@ from typing import Any
 
 from voxtral_jax.errors import ConfigError
 from voxtral_jax.evaluation.judges import JUDGES, Judge, Sound, make_judge
-from voxtral_jax.evaluation.speaking import append_line, read_clip, read_lines
+from voxtral_jax.evaluation.speaking import read_clip
 from voxtral_jax.evaluation.takes import Clip
+from voxtral_jax.files import append_line, read_lines
 
 SCORES = "scores.jsonl"
 

@@ -47,11 +47,6 @@ def normalize(text: str, language: str) -> str:
     return " ".join(_letters(text, keep_spaces=True).split())
 
 
-def characters(text: str, language: str) -> str:
-    """The normalised text without spaces."""
-    return normalize(text, language).replace(" ", "")
-
-
 def _letters(text: str, *, keep_spaces: bool = False) -> str:
     """Letters, marks and digits; anything else is a space, or nothing."""
     other = " " if keep_spaces else ""
@@ -63,15 +58,24 @@ def _spell_numbers(text: str, language: str) -> str:
         return text
     if language == "zh":
         cn2an = require("cn2an", "cn2an")
-        return NUMBER.sub(lambda m: cn2an.an2cn(m[0].replace(",", ""), "low"), text)
+        return NUMBER.sub(_spelled(lambda m: cn2an.an2cn(m[0].replace(",", ""), "low")), text)
     num2words = require("num2words", "num2words").num2words
     name = NUMBERS.get(language, language)
     if language == "en":
-        text = ORDINAL.sub(lambda m: f" {num2words(int(m[1]), to='ordinal')} ", text)
-    try:
-        return NUMBER.sub(lambda m: f" {num2words(_value(m[0]), lang=name)} ", text)
-    except NotImplementedError:  # a language that it does not know: digits stay
-        return text
+        text = ORDINAL.sub(_spelled(lambda m: f" {num2words(int(m[1]), to='ordinal')} "), text)
+    return NUMBER.sub(_spelled(lambda m: f" {num2words(_value(m[0]), lang=name)} "), text)
+
+
+def _spelled(spell: Callable[[re.Match[str]], str]) -> Callable[[re.Match[str]], str]:
+    """Digits stay where no words are known: another language, 1.2.3, or more than it counts to."""
+
+    def replace(match: re.Match[str]) -> str:
+        try:
+            return spell(match)
+        except (NotImplementedError, OverflowError, ValueError):
+            return match[0]
+
+    return replace
 
 
 def _value(number: str) -> int | float:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from voxtral_jax.evaluation.figures import Row
-from voxtral_jax.evaluation.report import COLUMNS, title
-from voxtral_jax.evaluation.speaking import read_clip
+from voxtral_jax.evaluation.figures import Figures, Row
+from voxtral_jax.evaluation.report import COLUMNS, cells, title
+from voxtral_jax.evaluation.speaking import audio_file, read_clip
 from voxtral_jax.evaluation.takes import LONG
 
 BANDS, HOP, WINDOW = 80, 256, 1024
@@ -97,6 +97,7 @@ def _references(group: Sequence[Row], out: Path) -> list[str]:
         f"<figure>{_player(out, name)}<figcaption>reference<br>"
         f"<small>{html.escape(name.partition('/')[2])}</small></figcaption></figure>"
         for name in names
+        if audio_file(out, name).exists()  # where it could not be made, nobody was cloned
     ]
 
 
@@ -137,10 +138,9 @@ def _player(out: Path, name: str) -> str:
     )
 
 
-def _table(languages: Mapping[str, Mapping[str, float]]) -> str:
-    names = [name for name in COLUMNS if any(name in figures for figures in languages.values())]
-    rows = ["".join(f"<th>{html.escape(h)}" for h in ("", *(COLUMNS[n][0] for n in names)))]
-    for language, figures in languages.items():
-        cells = [COLUMNS[n][1].format(figures[n]) if n in figures else "" for n in names]
-        rows.append("".join(f"<td>{html.escape(cell)}" for cell in (language, *cells)))
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+def _table(languages: Mapping[str, Figures]) -> str:
+    def row(tag: str, values: Sequence[str]) -> str:
+        return f"<tr>{''.join(f'<{tag}>{html.escape(value)}' for value in values)}</tr>"
+
+    heading, *others = cells(languages)
+    return f"<table>{row('th', heading)}{''.join(row('td', one) for one in others)}</table>"

@@ -75,15 +75,21 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def table(languages: Mapping[str, Figures]) -> list[str]:
-    """A Markdown table: a row for each language, a column for each figure that any of them has."""
+    """A Markdown table of `cells`."""
+    heading, *rows = cells(languages)
+    rows = [heading, ["---"] * len(heading), *rows]
+    return ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def cells(languages: Mapping[str, Figures]) -> list[list[str]]:
+    """Headings, and a row for each language; a column for each figure that any of them has."""
     names = [name for name in COLUMNS if any(name in figures for figures in languages.values())]
-    headings = ["language", *(COLUMNS[name][0] for name in names)]
-    rows = [headings, ["---"] * len(headings)]
+    rows = [["language", *(COLUMNS[name][0] for name in names)]]
     for language, figures in languages.items():
         if language != ALL or len(languages) > 2:
-            cells = [COLUMNS[n][1].format(figures[n]) if n in figures else "" for n in names]
-            rows.append([language, *cells])
-    return ["| " + " | ".join(row) + " |" for row in rows]
+            values = (COLUMNS[n][1].format(figures[n]) if n in figures else "" for n in names)
+            rows.append([language, *values])
+    return rows
 
 
 def _speed(results: Mapping[str, Any]) -> Sequence[str]:

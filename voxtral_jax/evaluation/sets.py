@@ -70,7 +70,7 @@ class Reference:
         parts = "\n".join(f"{file.parent.name}/{file.name}" for file in self.files)
         digest = hashlib.blake2s(f"{parts} {self.limit}".encode(), digest_size=4).hexdigest()
         length = "whole" if self.limit is None else f"{self.limit:g}s"
-        return f"{self.speaker}-{self.language}-{length}-{digest}"
+        return _key(f"{self.speaker}-{self.language}-{length}-{digest}".replace("/", "-"))
 
 
 def read_set(path: Path, language: str | None = None) -> list[Sentence]:
@@ -84,7 +84,7 @@ def read_set(path: Path, language: str | None = None) -> list[Sentence]:
         DataError: it cannot be read, a line is malformed, or a recording is missing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the test set {path} cannot be read as UTF-8 text: {error}") from None
     manifest = path.suffix == ".jsonl"
@@ -134,15 +134,19 @@ def _of_manifest(line: str, directory: Path) -> Sentence:
     data = json.loads(line)
     if not isinstance(data, dict):
         raise ValueError(f"expected an object, got {type(data).__name__}")
+    variants = data.get("text")
+    data["text"] = variants[0] if isinstance(variants, list) and variants else variants
     for name in ("audio", "text", "language", "speaker"):
         if not data.get(name):
             raise ValueError(f"{name!r} is missing")
+        if not isinstance(data[name], str):
+            raise ValueError(f"{name!r} must be a text, got {data[name]!r}")
     if data.get("start") or data.get("end"):
         raise ValueError("parts of recordings (start, end) are not evaluated; cut them out first")
     audio = directory / data["audio"]
     return Sentence(
         key=_key(str(Path(data["audio"]).with_suffix(""))),
-        text=data["text"] if isinstance(data["text"], str) else data["text"][0],
+        text=data["text"],
         language=data["language"],
         speaker=data["speaker"],
         audio=audio,

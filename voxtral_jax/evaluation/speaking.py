@@ -6,10 +6,9 @@ is missing.
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from voxtral_jax.audio import read_audio, resample, to_mono, write_audio
 from voxtral_jax.errors import AudioError, TextError, VoiceError
 from voxtral_jax.evaluation.takes import (
     CODEC,
+    LONG,
     RECORDING,
     REFERENCE,
     Clip,
@@ -28,6 +28,7 @@ from voxtral_jax.evaluation.takes import (
     reference_name,
     seed_of,
 )
+from voxtral_jax.files import append_line, read_lines
 from voxtral_jax.speech import Speech
 from voxtral_jax.text.duration import estimate_seconds
 from voxtral_jax.voice import Voice
@@ -44,25 +45,6 @@ UNSPEAKABLE = (TextError, VoiceError, AudioError)
 """Errors of one text or voice; they are counted. Others concern the whole run."""
 ALONE = 3
 """Texts spoken alone to measure the real-time factor, each after a first time that compiles."""
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Lines of a file of JSON lines; one that a kill cut off is left out."""
-    if not file.exists():
-        return []
-    found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
-def append_line(file: Path, entry: dict[str, Any]) -> None:
-    """Adds a JSON line; it starts with the newline, so that no cut off line swallows it."""
-    with file.open("a", encoding="utf-8") as lines:
-        lines.write("\n" + json.dumps(entry, ensure_ascii=False))
 
 
 def audio_file(out: Path, name: str) -> Path:
@@ -107,7 +89,6 @@ def make_clips(
     spoken = [take for take in left if take.kind not in (REFERENCE, RECORDING, CODEC)]
     # Alike in length, so that little of a batch is spoken for nothing.
     spoken.sort(key=lambda take: estimate_seconds(take.text))
-    groups: Iterator[list[Clip]] = (_copy(model, take, out) for take in copied)
     made = 0
 
     def keep(clips: list[Clip]) -> None:
@@ -119,8 +100,8 @@ def make_clips(
         if on_progress is not None:
             on_progress(made, len(left))
 
-    for clips in groups:
-        keep(clips)
+    for take in copied:
+        keep([_copy(model, take, out)])
     voices = _Voices(model, out)
     for start in range(0, len(spoken), batch):
         keep(_speak(model, spoken[start : start + batch], voices, out, seed, options or {}))
@@ -149,7 +130,7 @@ def _save(out: Path, name: str, samples: np.ndarray, rate: int) -> float:
     return round(len(samples) / rate, 3)
 
 
-def _copy(model: Model, take: Take, out: Path) -> list[Clip]:
+def _copy(model: Model, take: Take, out: Path) -> Clip:
     """A reference, a recording, or its resynthesis."""
     try:
         original = None
@@ -167,8 +148,8 @@ def _copy(model: Model, take: Take, out: Path) -> list[Clip]:
                 original = recording_name(take.source)
         seconds = _save(out, take.name, samples, model.sample_rate)
     except UNSPEAKABLE as error:
-        return [_clip(take, failure=str(error))]
-    return [_clip(take, seconds=seconds, original=original)]
+        return _clip(take, failure=str(error))
+    return _clip(take, seconds=seconds, original=original)
 
 
 def _read(file: Path, rate: int) -> Float[np.ndarray, " S"]:
@@ -246,7 +227,7 @@ def measure_speed(model: Model, takes: Sequence[Take], out: Path, options: dict[
 
     if any("factor" in line for line in read_lines(out / SPEED)):
         return
-    able = [take for take in takes if take.kind not in (REFERENCE, RECORDING, CODEC, "long")]
+    able = [take for take in takes if take.kind not in (REFERENCE, RECORDING, CODEC, LONG)]
     voices = _Voices(model, out)
     for take in able[:: max(1, len(able) // ALONE)][:ALONE]:
         try:

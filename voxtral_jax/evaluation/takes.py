@@ -27,16 +27,14 @@ LONG_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Take:
-    """One recording to make.
+class Line:
+    """What is said, how, and in whose voice.
 
     Attributes:
         name: of its file below `audio/`, without suffix.
         condition: one of `CONDITIONS`, with the seconds of the reference behind clone and cross.
         text, language, speaker: what is said, and whose voice it should be.
         voice: preset that speaks.
-        reference: recording whose voice speaks, or that lies there as a reference itself.
-        source: the sentence whose recording is taken.
     """
 
     name: str
@@ -45,8 +43,6 @@ class Take:
     language: str
     speaker: str
     voice: str | None = None
-    reference: Reference | None = None
-    source: Sentence | None = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:
@@ -55,7 +51,20 @@ class Take:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip:
+class Take(Line):
+    """One recording to make.
+
+    Attributes:
+        reference: recording whose voice speaks, or that lies there as a reference itself.
+        source: the sentence whose recording is taken.
+    """
+
+    reference: Reference | None = None
+    source: Sentence | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Line):
     """A take that was made: a line of `spoken.jsonl`.
 
     Attributes:
@@ -65,22 +74,11 @@ class Clip:
         failure: why there is no audio.
     """
 
-    name: str
-    condition: str
-    text: str
-    language: str
-    speaker: str
-    voice: str | None = None
     reference: str | None = None
     original: str | None = None
     seconds: float = 0.0
     finish_reason: str | None = None
     failure: str | None = None
-
-    @property
-    def kind(self) -> str:
-        """The condition without its seconds."""
-        return self.condition.partition("-")[0]
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON, without what is unset."""
@@ -134,6 +132,7 @@ def make_takes(
     lengths: Sequence[float] = (3.0, 10.0),
     limit: int | None = None,
     long_texts: int = 1,
+    can_clone: bool = True,
 ) -> list[Take]:
     """All recordings to make, references first.
 
@@ -144,6 +143,7 @@ def make_takes(
         lengths: seconds of the references, where the set names no prompts.
         limit: sentences of each language.
         long_texts: long texts of each language.
+        can_clone: whether long texts may be spoken in cloned voices.
     """
     check_conditions(conditions)
     chosen = limited(sentences, limit)
@@ -162,7 +162,7 @@ def make_takes(
         for condition, reference in _references(sentences, sentence, conditions, lengths):
             takes.append(_take(condition, sentence, reference=reference))
     if LONG in conditions:
-        takes += _long(sentences, voices, lengths, long_texts)
+        takes += _long(sentences, voices, lengths, long_texts, can_clone=can_clone)
     references = {take.reference for take in takes if take.reference is not None}
     references |= _line_up(sentences, references)
     first = [
@@ -205,7 +205,7 @@ def _references(
     for kind, language in ((CLONE, sentence.language), (CROSS, HOME)):
         if kind not in conditions or (kind == CROSS and sentence.language == HOME):
             continue
-        for seconds in lengths:
+        for seconds in dict.fromkeys(lengths):
             reference = find_reference(sentences, sentence, language, seconds)
             if reference is not None:
                 yield f"{kind}-{seconds:g}s", reference
@@ -227,9 +227,15 @@ def _line_up(sentences: Sequence[Sentence], references: set[Reference]) -> set[R
 
 
 def _long(
-    sentences: Sequence[Sentence], voices: Mapping[str, str], lengths: Sequence[float], texts: int
+    sentences: Sequence[Sentence],
+    voices: Mapping[str, str],
+    lengths: Sequence[float],
+    texts: int,
+    *,
+    can_clone: bool,
 ) -> Iterator[Take]:
-    """Texts of about a minute, of sentences in a row, in the voice of the first one's speaker."""
+    """Texts of about a minute, of sentences in a row; in the first speaker's voice, or a preset."""
+    cloned = (CLONE,) if can_clone else ()
     for language in dict.fromkeys(sentence.language for sentence in sentences):
         pool = [sentence for sentence in sentences if sentence.language == language]
         for number in range(texts):
@@ -240,7 +246,7 @@ def _long(
                     break
                 parts.append(sentence.text)
             first = pool[start]
-            found = [r for _, r in _references(sentences, first, (CLONE,), lengths)]
+            found = [r for _, r in _references(sentences, first, cloned, lengths)]
             if not found and not voices:
                 continue
             yield Take(

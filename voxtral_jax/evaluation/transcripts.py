@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from voxtral_jax.evaluation.normalization import BY_CHARACTERS, characters, normalize, require
+from voxtral_jax.evaluation.normalization import BY_CHARACTERS, normalize, require
 
 RUNAWAY = 0.5
 """An utterance with a larger share of errors did not say its text: it ran away, or broke off."""
@@ -63,11 +63,6 @@ def compare(text: str, heard: str, language: str) -> Comparison:
         _count(said.split(), understood.split()),
         _count(list(said.replace(" ", "")), list(understood.replace(" ", ""))),
     )
-
-
-def character_errors(text: str, heard: str, language: str) -> float:
-    """Character error rate of one utterance."""
-    return _count(list(characters(text, language)), list(characters(heard, language))).rate
 
 
 def total(errors: Iterable[Errors]) -> Errors:
