@@ -87,6 +87,17 @@ def test_the_texts_language_chooses_the_voice(own: Model) -> None:
     assert all(np.array_equal(voice, german) for voice in heard(voice=own.voice(language="de")))
 
 
+def test_the_text_chooses_also_where_only_others_are_named(model: Model) -> None:
+    assert not model.tokenizer.needs_language
+    for languages in (None, ["de", None], [None, "en"]):
+        spoken = prepare(
+            model, [TEXTS["de"], TEXTS["en"]], [None, "de_male"], None, 0, languages, Options()
+        )
+        for utterance in spoken:
+            expected = model.voice("de_male").embedding
+            np.testing.assert_array_equal(utterance.lines[0].voice, expected)
+
+
 @needs_own
 def test_a_preset_speaks_another_language(own: Model) -> None:
     name = default_voice(own.abouts, "en")
@@ -221,6 +232,8 @@ def test_presets_become_voices_of_a_model(model: Model, reference: Path, tmp_pat
     [
         ([{"audio": "a.wav"}], "no list of presets"),
         ([{"name": "../a", "audio": "a.wav"}], "is no name for a voice"),
+        ([{"name": 1, "audio": "a.wav"}], "1 is no name for a voice"),
+        ([{"name": "a", "audio": PRESETS_FILE}] * 2, "names a twice"),
         ([{"name": "a", "audio": "absent.wav"}], r"absent\.wav of a is missing"),
         ({"name": "a"}, "no list of presets"),
     ],

@@ -49,7 +49,7 @@ def read_presets(folder: Path) -> list[Preset]:
             Preset(
                 entry["name"],
                 folder / entry["audio"],
-                About(**{key: str(entry[key]) for key in known if key in entry}),
+                About(**{key: str(entry[key]) for key in known if entry.get(key)}),
             )
             for entry in json.loads(file.read_text(encoding="utf-8"))
         ]
@@ -57,9 +57,13 @@ def read_presets(folder: Path) -> list[Preset]:
         raise ConfigError(f"{file} does not exist; scripts/corpus/presets.py writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file} is no list of presets with name and audio: {error}") from None
+    names: set[str] = set()
     for preset in presets:
-        if not NAME.fullmatch(preset.name):
+        if not isinstance(preset.name, str) or not NAME.fullmatch(preset.name):
             raise ConfigError(f"{file}: {preset.name!r} is no name for a voice")
+        if preset.name in names:
+            raise ConfigError(f"{file} names {preset.name} twice")
+        names.add(preset.name)
         if not preset.audio.is_file():
             raise ConfigError(f"{file}: the recording {preset.audio} of {preset.name} is missing")
     return presets

@@ -89,12 +89,12 @@ def prepare(
     for name in languages:
         if name is not None and not isinstance(name, str):
             raise RequestError(f'language must be a code such as "en", got {name!r}')
-    named = voice is not None or ref is not None
-    if model.tokenizer.needs_language or not named:
-        # Of the whole text: a short part alone tells too little.
-        pairs = zip(cleaned, languages, strict=True)
-        languages = [language_of(text) if name is None else name for text, name in pairs]
     wanted = _each(voice, len(texts), "voice"), _each(ref, len(texts), "ref")
+    for number, who in enumerate(zip(*wanted, strict=True)):
+        unnamed = all(one is None for one in who)
+        if languages[number] is None and (model.tokenizer.needs_language or unnamed):
+            # Of the whole text: a short part alone tells too little.
+            languages[number] = language_of(cleaned[number])
     voices = _voices(model, *wanted, languages)
     return [
         _utterance(model, text, one, int(value), name, options)
@@ -103,12 +103,12 @@ def prepare(
 
 
 def _each(value: Any, count: int, name: str) -> list[Any]:
-    """One value for each text: a list as it is, anything else repeated."""
+    """One value for each text: those of a list, anything else repeated."""
     if not isinstance(value, list):
         return [value] * count
     if len(value) != count:
         raise RequestError(f"{name}: {len(value)} values for {count} texts")
-    return value
+    return [*value]
 
 
 def _voices(
