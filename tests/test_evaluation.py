@@ -134,7 +134,7 @@ def test_references_are_other_utterances_of_the_speaker(manifest: Path) -> None:
     assert long is not None
     assert [file.parts[-3] for file in long.files] == ["es", "es", "en", "en"]
     assert find_reference(sentences, spanish, "en", 10.0) is None
-    assert same.name != across.name != long.name
+    assert len({same.name, across.name, long.name}) == 3
 
 
 def test_takes_cover_all_conditions_and_references_come_first(manifest: Path) -> None:
@@ -302,7 +302,7 @@ def test_figures_count_failures_runaways_and_voices() -> None:
         "runaways": pytest.approx(2 / 3, abs=1e-4),
         "error": pytest.approx(11 / 12, abs=1e-4),
         "wer": pytest.approx(11 / 12, abs=1e-4),
-        "cer": figures["cer"],
+        "cer": pytest.approx(31 / 45, abs=1e-4),
         "error_kept": 0.25,
         "wer_kept": 0.25,
         "cer_kept": pytest.approx(1 / 15, abs=1e-4),
