@@ -22,4 +22,4 @@ $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech"
     codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
     ${SPEECH:-}
 $python train.py export --config configs/nano/export.toml speech="$runs/speech" \
-    codec="$runs/codec" out=voxtral_jax/assets/nano presets=data/nano/presets
+    codec="$runs/codec" out=voxtral_jax/assets/nano presets="$data/presets"

@@ -195,17 +195,18 @@ class Phonemes:
 
     def init(self, key: jax.Array, width: int) -> Any:
         """The linear map to symbols, several steps a frame."""
-        return Linear(len(SYMBOLS_OF_PHONEMES) * STEPS_PER_FRAME).init(key, jnp.zeros((1, width)))[
-            "params"
-        ]
+        return self._names.init(key, jnp.zeros((1, width)))["params"]
+
+    @property
+    def _names(self) -> Linear:
+        return Linear(len(SYMBOLS_OF_PHONEMES) * STEPS_PER_FRAME)
 
     def loss(
         self, params: Any, semantic: Array, mask: Array, targets: Any
     ) -> tuple[Array, dict[str, Array]]:
         """Cross-entropy of the phonemes."""
-        count = len(SYMBOLS_OF_PHONEMES)
-        logits = apply(Linear(count * STEPS_PER_FRAME), params, semantic)
-        logits = logits.reshape(logits.shape[0], -1, count)
+        logits = apply(self._names, params, semantic)
+        logits = logits.reshape(logits.shape[0], -1, len(SYMBOLS_OF_PHONEMES))
         labels = targets["labels"]
         known = (labels > 0).astype(jnp.float32)
         spoken = jnp.maximum(labels - 1, 0)

@@ -11,8 +11,6 @@ from jaxtyping import Array, Complex, Float
 
 OVERLAP = 4
 """Frames that cover each sample: the hop is a quarter of the window."""
-
-
 MOST_MELS = 80
 """Mel bands; narrow windows have fewer, one for each four bins."""
 

@@ -5,6 +5,7 @@ The weights are `{"decoder": ..., "flow": ...}` as in the model.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,7 +95,8 @@ def draw_flow(key: jax.Array, batch: SpeechBatch, dropout: float) -> FlowDraw:
 def blank_frames(key: jax.Array, batch: SpeechBatch, share: float) -> SpeechBatch:
     """The batch with the codes of some frames that are read, not of targets, taken out."""
     blank = jax.random.bernoulli(key, share, batch.audio.shape) & batch.audio
-    return batch.replace(tokens=jnp.where(blank[..., None], EMPTY_AUDIO, batch.tokens))
+    tokens = jnp.where(blank[..., None], EMPTY_AUDIO, batch.tokens)
+    return dataclasses.replace(batch, tokens=tokens)
 
 
 @struct.dataclass

@@ -226,7 +226,7 @@ def _seconds(data: dict[str, Any], name: str) -> float | None:
 def _ends(value: Any, phonemes: str | None) -> tuple[float, ...]:
     if value is None:
         return ()
-    ends = tuple(value) if isinstance(value, list) else ()
+    ends = tuple(value) if isinstance(value, list) else (None,)
     rising = all(isinstance(end, int | float) for end in ends) and list(ends) == sorted(ends)
     if not rising or len(ends) != len(phonemes or "") or min(ends, default=0.0) < 0:
         raise _Unusable("'phoneme_ends' must have a number for each phoneme, rising from 0")

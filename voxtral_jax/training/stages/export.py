@@ -74,6 +74,9 @@ def export(settings: ExportSettings) -> list[str]:
         return [f"{out / ADAPTER_FILE} adapts {base}"]
     presets = [] if settings.presets is None else read_presets(FilePath(settings.presets))
     presets += [Preset(name, FilePath(file)) for name, file in settings.voices.items()]
+    missing = [str(preset.audio) for preset in presets if not preset.audio.is_file()]
+    if missing:
+        raise ConfigError(f"recordings of preset voices do not exist: {', '.join(missing)}")
     if settings.codec is None:
         raise ConfigError("export needs codec, the run or model whose codec goes with the speech")
     if adapters:

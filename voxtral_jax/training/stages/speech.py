@@ -134,6 +134,13 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
     config, data, lora = source_config(settings.params), settings.data, settings.lora
     if lora is not None and settings.start is None:
         raise ConfigError("lora needs start, the model to adapt")
+    guided = settings.losses.guided
+    if bool(guided) != (settings.losses.attention > 0):
+        raise ConfigError("losses.attention and losses.guided go together: weight, and layers")
+    if any(not 0 <= layer < config.n_layers for layer in guided):
+        raise ConfigError(
+            f"losses.guided = {list(guided)}, but the layers are 0 to {config.n_layers - 1}"
+        )
     made: SpeechBatches | None = None
     validate = None
     if read_data:
