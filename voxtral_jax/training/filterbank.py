@@ -60,8 +60,8 @@ def with_filterbank(config: CodecConfig, codec: Params) -> Params:
     # The kernel's last tap is the current patch: a window's first patch in synthesis.
     sounding = np.zeros_like(filters)
     for channel, rows in enumerate(filters):
-        used = [row for row in rows if row.any()]
-        sounding[channel, kernel - len(used) :] = used[::-1]
+        silent = kernel - sum(bool(row.any()) for row in rows)
+        sounding[channel, silent:] = rows[silent:][::-1]
     analysis, synthesis = filters.transpose(0, 2, 1), sounding.transpose(2, 0, 1)
     return {
         **codec,
