@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -13,14 +12,13 @@ import numpy as np
 import pytest
 from small import small_config
 
-from voxtral_jax.config import EMPTY_AUDIO, VoxtralConfig
+from voxtral_jax.config import EMPTY_AUDIO
 from voxtral_jax.text.phonemes import SYMBOLS
 from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import SpeechBatch
 from voxtral_jax.training.data.layout import fill_row, heard_phonemes, lay_out, stack_rows
 from voxtral_jax.training.data.manifest import Utterance
 from voxtral_jax.training.distillation import STEPS_PER_FRAME, make_distillation
-from voxtral_jax.training.filterbank import DIRECTION, frequencies, sinusoids, with_filterbank
 from voxtral_jax.training.optimizer import make_optimizer, muon_matrices
 from voxtral_jax.training.settings import OptimizerSettings
 from voxtral_jax.training.speaking import model_params
@@ -185,36 +183,3 @@ def test_blanked_frames_are_empty_and_targets_stay(batch: SpeechBatch) -> None:
         np.asarray(blanked.tokens)[~empty], np.asarray(batch.tokens)[~empty]
     )
     np.testing.assert_array_equal(blanked.targets, batch.targets)
-
-
-def test_scales_of_residual_branches_move_faster_if_asked() -> None:
-    params = {"attention_scale": jnp.ones(3), "weight": jnp.ones(3)}
-    settings = OptimizerSettings(learning_rate=0.1, layer_scale_rate=10.0)
-    optimizer = make_optimizer(settings, 10)
-    moves, _ = optimizer.update(params, optimizer.init(params), params)
-    np.testing.assert_allclose(moves["attention_scale"], 10 * moves["weight"], rtol=1e-5)
-
-
-def test_a_filterbank_hears_and_sounds_its_own_frequencies() -> None:
-    nano = VoxtralConfig.load(Path(__file__).parents[1] / "configs" / "nano").codec
-    bands = frequencies(nano)
-    assert len(bands) <= nano.dim // 2
-    assert (np.diff(bands[:, 0]) > 0).all()
-    filters = sinusoids(nano)[: 2 * len(bands)]
-    np.testing.assert_allclose(np.linalg.norm(filters, axis=1), 1, rtol=1e-5)
-    spectra = np.abs(np.fft.rfft(filters, axis=1))
-    highest = spectra.argmax(axis=1) * nano.sampling_rate / filters.shape[1]
-    np.testing.assert_allclose(highest[::2], bands[:, 0], atol=25)
-
-    start = {
-        name: {"conv": {DIRECTION: 0.01 * np.ones(shape, np.float32)}}
-        for name, shape in (("input_proj", (192, 240, 7)), ("output_proj", (240, 192, 7)))
-    }
-    made = with_filterbank(nano, start)
-    channel = 20
-    analysis = made["input_proj"]["conv"][DIRECTION][channel].T.reshape(-1)
-    assert np.corrcoef(analysis, filters[channel])[0, 1] > 0.99
-    # A step of one channel sounds from its own patch on: the last tap first.
-    synthesis = made["output_proj"]["conv"][DIRECTION][:, channel].T[::-1].reshape(-1)
-    window = filters[channel][np.flatnonzero(filters[channel])[0] :]
-    assert np.corrcoef(synthesis[: len(window)], window)[0, 1] > 0.9

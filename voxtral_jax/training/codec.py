@@ -22,7 +22,6 @@ from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators, judge_both
 from voxtral_jax.training.distillation import Distillation
-from voxtral_jax.training.filterbank import with_filterbank
 from voxtral_jax.training.quantization import (
     Codebook,
     Quantized,
@@ -66,7 +65,6 @@ class CodecTraining:
         quantizer: how it is trained.
         discriminators: None where feature matching has no weight.
         distillation: the teacher.
-        filterbank: start the outer convolutions from sinusoids.
     """
 
     config: CodecConfig
@@ -74,16 +72,14 @@ class CodecTraining:
     quantizer: QuantizerSettings
     discriminators: Discriminators | None
     distillation: Distillation
-    filterbank: bool = False
 
     def init(self, key: jax.Array) -> Params:
         """Random weights, those of the codec boxed with their logical axes."""
         codec, heads, critic = jax.random.split(key, 3)
         c = self.config
         frame = jnp.zeros((1, c.stride, c.pretransform_patch_size))
-        weights = Codec(c).init(codec, frame, jnp.full((1,), c.stride))["params"]
         params: Params = {
-            "codec": with_filterbank(c, weights) if self.filterbank else weights,
+            "codec": Codec(c).init(codec, frame, jnp.full((1,), c.stride))["params"],
             "heads": self.distillation.init(heads, c.semantic_dim),
         }
         if self.discriminators is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -58,37 +57,14 @@ def make_optimizer(settings: OptimizerSettings, steps: int) -> optax.GradientTra
             weight_decay=settings.weight_decay,
             mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim >= 2, params),
         )
-    chain = optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
-    if settings.layer_scale_rate == 1.0:
-        return chain
-    return optax.GradientTransformation(
-        chain.init, partial(_with_faster_scales, chain, settings.layer_scale_rate)
-    )
-
-
-def _with_faster_scales(
-    optimizer: optax.GradientTransformation, rate: float, gradients: Any, state: Any, params: Any
-) -> tuple[Any, Any]:
-    moves, state = optimizer.update(gradients, state, params)
-
-    def faster(path: tuple[Any, ...], move: Any) -> Any:
-        return rate * move if str(getattr(path[-1], "key", "")).endswith("_scale") else move
-
-    return jax.tree_util.tree_map_with_path(faster, moves), state
+    return optax.chain(optax.clip_by_global_norm(settings.clip_norm), update)
 
 
 def muon_matrices(params: Any) -> Any:
-    """Muon's axes for what maps vectors to vectors, None for all else.
-
-    That is the linear maps `[out, in]` of transformer layers, and the directions of convolutions
-    with weight norm, `[first, second, kernel]`.
-    """
+    """Muon's axes for the linear maps `[out, in]` of transformer layers, None for all else."""
 
     def axes(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
-        names = [str(getattr(key, "key", "")) for key in path]
-        if leaf.ndim == 3 and any(name.endswith("original1") for name in names):
-            return MuonDimensionNumbers((1, 2), 0)
-        in_layer = any("layers" in name for name in names)
+        in_layer = any("layers" in str(getattr(key, "key", "")) for key in path)
         return MuonDimensionNumbers(1, 0) if in_layer and leaf.ndim == 2 else None
 
     return jax.tree_util.tree_map_with_path(axes, params)

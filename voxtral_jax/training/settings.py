@@ -48,10 +48,8 @@ class OptimizerSettings:
     """Optimizer and schedule, in optax's terms.
 
     Attributes:
-        kind: "adamw", or "muon": matrices of layers and convolutions by orthogonalised momentum;
-            embeddings, heads and vectors by AdamW without weight decay.
-        layer_scale_rate: times the learning rate, for the learned scales of residual branches:
-            small at first (0.01 in the codec), they hold a short run back.
+        kind: "adamw", or "muon": matrices of layers by orthogonalised momentum; embeddings, heads,
+            convolutions and vectors by AdamW without weight decay.
         matrix_scale: of Muon's learning rate, next to AdamW's; updates are of one size at 1.
         learning_rate: the highest.
         schedule: after the warm-up: constant; cosine down to `final_share`; or "wsd", constant and
@@ -64,7 +62,6 @@ class OptimizerSettings:
 
     kind: Literal["adamw", "muon"] = "adamw"
     matrix_scale: Positive = 1.0
-    layer_scale_rate: Positive = 1.0
     learning_rate: Positive
     schedule: Literal["constant", "cosine", "wsd"] = "cosine"
     warmup_steps: Natural = 0

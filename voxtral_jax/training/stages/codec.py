@@ -113,12 +113,10 @@ class CodecSettings:
     Attributes:
         params: `params.json` with the sizes, or a directory that has one.
         start: model or run whose codec to start from.
-        filterbank: start the outer convolutions from sinusoids, not from random filters.
     """
 
     params: str
     start: str | None = None
-    filterbank: bool = False
     run: RunSettings
     data: CropSettings
     optimizer: OptimizerSettings
@@ -169,7 +167,6 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             crop // codec.frame_samples,
             read=read_data,
         ),
-        filterbank=settings.filterbank,
     )
     unreadable = Unreadable(manifest, data.most_broken)
 
