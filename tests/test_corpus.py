@@ -93,3 +93,32 @@ def test_a_split_depends_on_the_letters_alone() -> None:
     assert split_of("Hello, there!") == split_of("hello there")
     splits = [split_of(f"sentence number {'x' * n}") for n in range(2000)]
     assert 0.02 < splits.count("test") / 2000 < 0.06
+
+
+@pytest.mark.parametrize("files", [True, False])
+def test_packed_recordings_are_the_same_utterances(tmp_path: Path, files: bool) -> None:
+    import numpy as np
+    import soundfile
+    from pack import RATE, main
+
+    from voxtral_jax.training.data.manifest import read_manifest
+    from voxtral_jax.training.data.recordings import read_utterance
+
+    tone = 0.3 * np.sin(2 * np.pi * 300 * np.arange(RATE) / RATE)
+    (tmp_path / "corpus" / "en").mkdir(parents=True)
+    soundfile.write(tmp_path / "corpus" / "en" / "one.flac", tone, RATE)
+    line = {"audio": "en/one.flac", "text": "Oh.", "language": "en", "speaker": "a"}
+    line |= {"phonemes": "O.", "phoneme_ends": [0.5, 0.9]}
+    manifest = tmp_path / "corpus" / "test.jsonl"
+    manifest.write_text(json.dumps(line) + "\n")
+    out = tmp_path / "packed" / "test"
+    main(manifest, out, files)
+    packed = read_manifest(str(out.with_suffix(".jsonl") if files else out), need_text=True)
+    (one,) = packed.utterances
+    assert (one.texts, one.language, one.speaker, one.phonemes) == (("Oh.",), "en", "a", "O.")
+    if not files:
+        assert one.phoneme_ends == (0.5, 0.9)
+    heard = read_utterance(one, RATE)
+    # Opus keeps the sound, not the samples.
+    assert abs(len(heard) - len(tone)) <= RATE // 100
+    assert np.corrcoef(heard[: len(tone)], tone[: len(heard)])[0, 1] > 0.9
