@@ -59,7 +59,7 @@ class CodeEntry:
     texts: tuple[str, ...]
     language: str
     speaker: str
-    phoneme_ends: tuple[float, ...]
+    phoneme_ends: tuple[float, ...] = ()
     audio: str
     start: float
     end: float | None
