@@ -25,7 +25,7 @@ def find_own_model() -> Path:
     if missing:
         raise CheckpointError(
             f"this copy of voxtral_jax comes without its model ({directory} lacks "
-            f"{' and '.join(missing)}); install the package again, or name a model: "
+            f"{' and '.join(missing)}); name a model: "
             "load_model(PATH), or --model PATH"
         )
     return directory
