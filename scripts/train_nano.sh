@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The model in the box, from the packed corpus to voxtral_jax/assets: the same command goes on where
-# it was stopped. On a GPU, give the codec its discriminators and train longer:
+# it was stopped. On a GPU, give the codec its discriminators and longer training:
 #   CODEC="losses.feature_matching=1 run.steps=40000 data.batch_size=64" \
-#   SPEECH="run.steps=20000 data.batch_size=32 losses.dtype=bfloat16" bash scripts/train_nano.sh
+#   SPEECH="data.batch_size=64 losses.dtype=bfloat16" bash scripts/train_nano.sh
+# (untried there). More speech steps want more recordings first: data/nano/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
