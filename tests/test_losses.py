@@ -282,8 +282,20 @@ def test_dead_entries_become_latents_of_the_batch() -> None:
     restarted, _ = update(jnp.int32(4), jax.random.key(0))
     assert from_batch(restarted)[10:].all()
     assert not from_batch(restarted)[:10].any()
-    first, _ = update(jnp.int32(0), jax.random.key(0))
-    assert from_batch(first).all()
+
+
+def test_a_random_codebook_is_taken_from_the_first_batch_and_a_trained_one_kept() -> None:
+    codebook, latents, codes, mask = some_codebook()
+    random = codebook.replace(cluster_usage=jnp.ones(32))
+    settings = QuantizerSettings()
+    move = partial(update_codebook, settings=settings, step=jnp.int32(0), key=jax.random.key(0))
+    valid = latents[mask > 0]
+    taken, _ = move(random, latents, codes, mask)
+    apart = np.abs(np.asarray(taken.table)[:, None] - valid).max(axis=-1)
+    assert (apart.min(axis=1) < 1e-4).all()
+    kept, _ = move(codebook, latents, codes, mask)
+    unused = np.setdiff1d(np.arange(32), codes)
+    np.testing.assert_allclose(kept.table[unused], codebook.table[unused], rtol=1e-5)
 
 
 def test_the_codebook_moves_the_same_on_a_mesh() -> None:

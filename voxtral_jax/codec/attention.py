@@ -39,14 +39,20 @@ def windowed_attention(
     batch, count, heads, size = q.shape
     window = past[0].shape[1]
     k, v = (jnp.concatenate([old, new], axis=1) for old, new in zip(past, (k, v), strict=True))
-    block = min(count, BLOCK)
+    block = min(count, max(BLOCK, window))
     blocks = math.ceil(count / block)
     spare = blocks * block - count
-    gather = jnp.arange(blocks)[:, None] * block + jnp.arange(block + window)[None]
 
     def cut(x: Array) -> Array:
+        # Each block after the window before it; no gather, whose gradient would be slow.
         x = jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0)))
-        return x[:, gather].reshape(batch * blocks, block + window, *x.shape[2:])
+        own = x[:, window:].reshape(batch, blocks, block, *x.shape[2:])
+        before = x[:, None, :window]
+        if blocks > 1:
+            before = jnp.concatenate([before, own[:, :-1, block - window :]], axis=1)
+        return jnp.concatenate([before, own], axis=2).reshape(
+            batch * blocks, block + window, *x.shape[2:]
+        )
 
     queries = jnp.pad(q, ((0, 0), (0, spare), (0, 0), (0, 0)))
     queries = queries.reshape(batch * blocks, block, heads, size)
@@ -54,7 +60,8 @@ def windowed_attention(
     slopes = jnp.asarray(alibi_slopes(heads), jnp.float32)
     bias = (slopes[:, None, None] * distance)[None]
     band = (distance <= 0) & (distance >= -window)
-    real = gather[None] - window + position[:, None, None] >= 0
+    place = jnp.arange(blocks)[:, None] * block + jnp.arange(block + window)[None]
+    real = place[None] - window + position[:, None, None] >= 0
     # A window without a single real key would be a row of NaN; every query has itself.
     mask = band[None, None] & real.reshape(batch * blocks, 1, 1, -1)
     y = jax.nn.dot_product_attention(queries, cut(k), cut(v), bias.astype(q.dtype), mask)

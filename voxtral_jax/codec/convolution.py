@@ -58,14 +58,17 @@ def apply_taps(
     """Causal sum of products; the first `taps - 1` rows are the tail."""
     count = rows.shape[1] - taps.shape[0] + 1
     windows = jnp.concatenate([rows[:, i : i + count] for i in range(taps.shape[0])], axis=-1)
-    return windows @ taps.reshape(-1, taps.shape[-1]).astype(rows.dtype)
+    # One matrix of all windows, as in `Linear`.
+    y = windows.reshape(-1, windows.shape[-1]) @ taps.reshape(-1, taps.shape[-1]).astype(rows.dtype)
+    return y.reshape(rows.shape[0], count, -1)
 
 
 def hold_last(x: Float[Array, "B N C"], lengths: Int[Array, " B"]) -> Float[Array, "B N C"]:
     """Every step from `lengths` on repeats the last valid one (replicate padding on the right)."""
-    last = jnp.clip(lengths - 1, 0)[:, None]
-    steps = jnp.minimum(jnp.arange(x.shape[1])[None], last)
-    return jnp.take_along_axis(x, steps[..., None], axis=1)
+    last = jnp.take_along_axis(x, jnp.clip(lengths - 1, 0)[:, None, None], axis=1)
+    valid = jnp.arange(x.shape[1])[None, :, None] < lengths[:, None, None]
+    # What lies at `lengths - 1` or, in an empty row, at 0 is repeated.
+    return jnp.where(valid, x, last)
 
 
 def _first_tail(x: Array, count: int, padding: Padding, lengths: Array) -> Array:
@@ -83,23 +86,37 @@ class WeightNorm(nn.Module):
 
     Keys: `parametrizations.weight.original0` (scale) and `original1` (direction), or `weight`
     without weight norm; once folded (`voxtral_jax.codec.fold`) the only key is `taps`.
+
+    Attributes:
+        shape: of the weight.
+        gain: root mean square of the outputs over that of the inputs, at the start of training.
     """
 
     shape: tuple[int, int, int]
     stride: int
     transposed: bool
     normalised: bool
+    gain: float
 
     @nn.compact
     def __call__(self) -> Float[Array, "taps rows outputs"]:
         if self.has_variable("params", "taps"):
             return self.get_variable("params", "taps")
+        # The norm of a direction is free. As long as its kernel, a step of Adam turns it no more
+        # than it turns a row of a linear map, and the start is calm.
         init = nn.initializers.variance_scaling(
-            1.0, "fan_in", "normal", in_axis=(0,) if self.transposed else (1, 2), out_axis=()
+            float(self.shape[2] if self.normalised else self.gain) ** 2,
+            "fan_in",
+            "normal",
+            in_axis=(0,) if self.transposed else (1, 2),
+            out_axis=(),
         )
         if self.normalised:
             name = "parametrizations.weight.original"
-            scale = declare(self, f"{name}0", nn.initializers.ones, (self.shape[0], 1, 1))
+            # A row of a transposed convolution feeds `stride` outputs, of a plain one just one.
+            gain = self.gain * (self.stride**0.5 if self.transposed else 1.0)
+            constant = nn.initializers.constant(gain)
+            scale = declare(self, f"{name}0", constant, (self.shape[0], 1, 1))
             weight = weight_norm(scale, declare(self, f"{name}1", init, self.shape))
         else:
             weight = declare(self, "weight", init, self.shape)
@@ -118,12 +135,13 @@ class CausalConv(nn.Module):
     stride: int
     padding: Padding
     normalised: bool
+    gain: float = 1.0
 
     @nn.nowrap
     def weight(self, name: str | None = None) -> WeightNorm:
         """The module that holds the weight, `[features, inputs, kernel]`."""
         shape = (self.features, self.inputs, self.kernel)
-        return WeightNorm(shape, self.stride, False, self.normalised, name=name)
+        return WeightNorm(shape, self.stride, False, self.normalised, self.gain, name=name)
 
     @nn.nowrap
     def initial(self, batch: int, dtype: jnp.dtype) -> Float[Array, "B tail inputs"]:
@@ -168,7 +186,7 @@ class CausalTransposedConv(nn.Module):
     def weight(self, name: str | None = None) -> WeightNorm:
         """The module that holds the weight, `[inputs, features, kernel]`."""
         shape = (self.inputs, self.features, self.kernel)
-        return WeightNorm(shape, self.stride, True, self.normalised, name=name)
+        return WeightNorm(shape, self.stride, True, self.normalised, 1.0, name=name)
 
     @nn.nowrap
     def initial(self, batch: int, dtype: jnp.dtype) -> Float[Array, "B tail inputs"]:

@@ -22,6 +22,10 @@ from voxtral_jax.codec.quantizer import Quantizer, codebook_table
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.nn.module import rematerialised
 
+SPEECH_LEVEL = 0.1
+"""Root mean square of speech. Training starts with this at the codec's ends and 1 between them:
+where the residual stream is much weaker, the layers' norms, whose epsilon is 0.01, do nothing."""
+
 Block: TypeAlias = CausalConv | CausalTransposedConv | CodecTransformer
 
 
@@ -58,6 +62,7 @@ def encoder_places(config: CodecConfig) -> list[Place]:
         1,
         "reflect",
         normed,
+        1 / SPEECH_LEVEL,
         parent=None,
     )
     blocks: list[tuple[Block, int]] = []
@@ -98,6 +103,7 @@ def decoder_places(config: CodecConfig) -> list[Place]:
         1,
         "reflect",
         normed,
+        SPEECH_LEVEL,
         parent=None,
     )
     numbered = [Place(f"decoder_blocks_{i}", *block) for i, block in enumerate(blocks)]

@@ -122,8 +122,8 @@ def update_codebook(
     """Moves the averages by one batch, restarts dead entries, and tells how the codebook is used.
 
     Sums run over the whole batch wherever its rows lie: on a mesh the compiler adds them up over
-    the data axis. At step 0 every entry is taken from the batch. A dead entry becomes a latent of
-    the batch drawn at random.
+    the data axis. At step 0 every entry of a random codebook is taken from the batch; one that was
+    trained before is kept. A dead entry becomes a latent of the batch drawn at random.
 
     Returns:
         The codebook, and `usage` (share of entries that the batch used) and `perplexity` (of the
@@ -138,8 +138,10 @@ def update_codebook(
     usage = keep * codebook.cluster_usage + (1 - keep) * counts
     total = keep * codebook.embedding_sum + (1 - keep) * sums
 
-    due = (step == 0) | (step % settings.restart_every == settings.restart_every - 1)
-    dead = due & ((usage < settings.least_usage) | (step == 0)) & (jnp.sum(weights) > 0)
+    # Usage is all ones before training, and never again.
+    untrained = (step == 0) & jnp.all(codebook.cluster_usage == 1)
+    due = step % settings.restart_every == settings.restart_every - 1
+    dead = ((due & (usage < settings.least_usage)) | untrained) & (jnp.sum(weights) > 0)
     drawn = jax.random.categorical(key, jnp.log(weights), shape=(entries,))
     fresh = jnp.take(flat, drawn, axis=0)
     moved = Codebook(
