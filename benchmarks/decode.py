@@ -33,7 +33,7 @@ from voxtral_jax.decoder.prompt import PromptBatch
 from voxtral_jax.flow import SOLVERS, Sampler
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import abstract_params, count, leaves, unflatten
-from voxtral_jax.runner import LEAST_CACHE
+from voxtral_jax.serving.scheduler import LEAST_CACHE
 
 CODEC_FRAMES = 8
 """Frames of a codec chunk, as `synthesize` decodes them."""

@@ -8,9 +8,8 @@ import soundfile
 
 import voxtral_jax as vx
 from voxtral_jax import Model, Speech, Voice
-from voxtral_jax.decoder.generate import generate
 from voxtral_jax.errors import AudioError, RequestError, TextError, VoiceError
-from voxtral_jax.runner import voice_frames
+from voxtral_jax.serving.slots import admit, advance
 from voxtral_jax.text import clean, frame_limits, split_text
 
 TEXT = "Hello there, this is a test."
@@ -108,10 +107,10 @@ def test_a_text_cut_short_does_not_touch_the_next(model: Model) -> None:
 
 def test_nothing_compiles_again_for_texts_in_the_same_buckets(model: Model) -> None:
     list(vx.stream(model, "Here we go.", max_seconds=1))
-    before = (generate._cache_size(), voice_frames._cache_size())
+    before = (admit._cache_size(), advance._cache_size())
     vx.synthesize(model, "Here they go!", max_seconds=1, seed=9, guidance=2.0)
     vx.synthesize(model, "There it is?", max_seconds=0.9, temperature=0.7, top_p=0.9)
-    assert (generate._cache_size(), voice_frames._cache_size()) == before
+    assert (admit._cache_size(), advance._cache_size()) == before
 
 
 def test_options_change_what_they_should(model: Model) -> None:

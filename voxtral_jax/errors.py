@@ -33,9 +33,33 @@ class RequestError(VoxtralError, ValueError):
     """A synthesis option is out of its range, or options contradict each other."""
 
 
+class JobError(VoxtralError, ValueError):
+    """A list of batch jobs cannot be read, or a directory cannot take its results."""
+
+
 class DataError(VoxtralError, ValueError):
     """Training data is missing, malformed, or too much of it is broken."""
 
 
 class TrainingError(VoxtralError, RuntimeError):
     """A training run cannot start, or cannot go on."""
+
+
+class BusyError(RequestError):
+    """Too many requests are waiting.
+
+    Attributes:
+        retry_after: seconds after which the queue should have room.
+    """
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ClosedError(VoxtralError, RuntimeError):
+    """The engine takes no more requests."""
+
+
+class EngineError(VoxtralError, RuntimeError):
+    """The device failed while it was speaking."""

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-FinishReason = Literal["stop", "length"]
-"""`stop`: the model ended the speech; `length`: it was cut at its limit."""
+FinishReason = Literal["stop", "length", "cancelled"]
+"""`stop`: the model ended the speech; `length`: it was cut at its limit; `cancelled`: by whoever
+asked for it."""
 
 
 @dataclass(frozen=True)

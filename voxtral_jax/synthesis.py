@@ -1,12 +1,13 @@
 """Text and voice to speech: composes prompt, decoder, flow and codec.
 
-`synthesize` speaks all parts of all texts as one batch; `stream` speaks one part after the other
+`synthesize` speaks all parts of all texts side by side; `stream` speaks one part after the other
 and hands out what there is. Noise depends on seed and frame alone, so both say the same.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,7 +17,8 @@ from voxtral_jax.audio import PartJoiner
 from voxtral_jax.cloning import Reference
 from voxtral_jax.codec.run import opening_frames
 from voxtral_jax.errors import RequestError
-from voxtral_jax.runner import Chunk, speak
+from voxtral_jax.flow import Sampler
+from voxtral_jax.serving.scheduler import Chunk, Line, Room, Scheduler
 from voxtral_jax.speech import FinishReason, Speech, Timings
 from voxtral_jax.utterance import Options, Utterance, prepare
 from voxtral_jax.voice import Voice
@@ -97,28 +99,24 @@ def synthesize(  # type: ignore[misc]
     texts = [text] if isinstance(text, str) else list(text)
     utterances = prepare(model, texts, voice, ref, seed, language, options)
     lines = [line for utterance in utterances for line in utterance.lines]
-    order = sorted(range(len(lines)), key=lambda i: -lines[i].most_frames)
     spoken: list[list[Chunk]] = [[] for _ in lines]
     first_audio = None
-    for start in range(0, len(order), MOST_LINES):
-        group = order[start : start + MOST_LINES]
-        batch = [lines[i] for i in group]
-        for chunks in speak(model, batch, options.sampler(model), _chunk_frames(model)):
-            if first_audio is None:
-                first_audio = time.perf_counter() - begun
-            for i, chunk in zip(group, chunks, strict=True):
-                if chunk is not None:
-                    spoken[i].append(chunk)
-            if on_progress is not None:
-                frames = sum(len(chunk.codes) for chunks in spoken for chunk in chunks)
-                on_progress(frames / model.config.codec.frame_rate)
+    for chunks in _side_by_side(model, lines, options.sampler(model)):
+        if first_audio is None:
+            first_audio = time.perf_counter() - begun
+        for i, chunk in chunks:
+            spoken[i].append(chunk)
+        if on_progress is not None:
+            frames = sum(len(chunk.codes) for chunks in spoken for chunk in chunks)
+            on_progress(frames / model.config.codec.frame_rate)
     timings = Timings(first_audio or 0.0, time.perf_counter() - begun)
     speeches, taken = [], 0
     for utterance in utterances:
         own = spoken[taken : taken + len(utterance.lines)]
         taken += len(own)
-        parts = (chunk for chunks in own for chunk in chunks)
-        whole = list(_joined(model, utterance, parts, options))
+        assembly = Assembly(model, utterance, options)
+        pieces = (assembly.push(chunk) for chunks in own for chunk in chunks)
+        whole = [piece for piece in pieces if piece is not None]
         samples = np.concatenate([piece[0] for piece in whole])
         codes = np.concatenate([piece[1] for piece in whole])
         speeches.append(Speech(samples, model.sample_rate, codes, whole[-1][2], timings))
@@ -169,15 +167,13 @@ def stream(
     size = max(chunk_frames, opening_frames(model.config.codec))
 
     def chunks() -> Iterator[Speech]:
-        sampler = options.sampler(model)
-        parts = (
-            chunk
-            for line in utterance.lines
-            for (chunk,) in speak(model, [line], sampler, size)
-            if chunk is not None
-        )
+        assembly = Assembly(model, utterance, options)
         first_audio = None
-        for samples, codes, reason in _joined(model, utterance, parts, options):
+        for chunk in _one_after_the_other(model, utterance.lines, options.sampler(model), size):
+            piece = assembly.push(chunk)
+            if piece is None:
+                return
+            samples, codes, reason = piece
             now = time.perf_counter() - begun
             if first_audio is None and len(samples):
                 first_audio = now
@@ -187,31 +183,72 @@ def stream(
     return chunks()
 
 
-def _chunk_frames(model: Model) -> int:
-    return max(CHUNK_FRAMES, opening_frames(model.config.codec))
+def _side_by_side(
+    model: Model, lines: Sequence[Line], sampler: Sampler
+) -> Iterator[list[tuple[int, Chunk]]]:
+    """Speaks lines, the longest first; yields what is made of which (its number)."""
+    size = max(CHUNK_FRAMES, opening_frames(model.config.codec))
+    scheduler = Scheduler[int](model, Room.of(lines, MOST_LINES, size))
+    waiting = deque(sorted(range(len(lines)), key=lambda i: -lines[i].most_frames))
+    together = scheduler.free
+    while waiting or scheduler.busy:
+        while waiting and scheduler.free:
+            # All at once at the start; later one by one, which is one program for any number.
+            group = [waiting.popleft() for _ in range(min(together, len(waiting)))]
+            scheduler.admit([(i, lines[i], sampler) for i in group])
+            together = 1
+        if chunks := scheduler.step(size):
+            yield chunks
 
 
-def _joined(
-    model: Model, utterance: Utterance, parts: Iterator[Chunk], options: Options
-) -> Iterator[tuple[np.ndarray, np.ndarray, FinishReason | None]]:
-    """Joins the chunks of an utterance's lines: samples, codes and finally the finish reason."""
-    joiner = PartJoiner(len(utterance.lines), model.sample_rate)
-    left = None if options.max_seconds is None else round(options.max_seconds * model.sample_rate)
-    cut, line = False, 0
-    for chunk in parts:
-        samples = joiner.push(chunk.samples)
+def _one_after_the_other(
+    model: Model, lines: Sequence[Line], sampler: Sampler, size: int
+) -> Iterator[Chunk]:
+    """Speaks lines in their order, in chunks of `size` frames."""
+    scheduler = Scheduler[int](model, Room.of(lines, 1, size))
+    for i, line in enumerate(lines):
+        scheduler.admit([(i, line, sampler)])
+        while scheduler.busy:
+            for _, chunk in scheduler.step(size):
+                yield chunk
+
+
+class Assembly:
+    """Joins the chunks of an utterance's lines to one speech.
+
+    Args:
+        model: whose speech it is.
+        utterance: its lines are pushed chunk by chunk, in order.
+        options: as they were prepared with.
+    """
+
+    def __init__(self, model: Model, utterance: Utterance, options: Options) -> None:
+        self._utterance = utterance
+        self._joiner = PartJoiner(len(utterance.lines), model.sample_rate)
+        limit = options.max_seconds
+        self._left = None if limit is None else round(limit * model.sample_rate)
+        self._cut = self._over = False
+        self._line = 0
+
+    def push(self, chunk: Chunk) -> tuple[np.ndarray, np.ndarray, FinishReason | None] | None:
+        """Samples that can be played now, codes, and at the end the finish reason.
+
+        None for what comes after the end: a limit can be reached before the last line is.
+        """
+        if self._over:
+            return None
+        samples = self._joiner.push(chunk.samples)
         if chunk.finish_reason is not None:
-            samples = np.concatenate([samples, joiner.end_part(utterance.pauses[line])])
-            cut |= chunk.finish_reason == "length"
-            line += 1
-        last = line == len(utterance.lines)
-        if left is not None:
-            full = len(samples) >= left
-            cut |= len(samples) > left or (full and not last)
-            last |= full
-            samples = samples[:left]
-            left -= len(samples)
-        reason: FinishReason | None = ("length" if cut else "stop") if last else None
-        yield samples, chunk.codes, reason
-        if last:
-            return
+            pause = self._utterance.pauses[self._line]
+            samples = np.concatenate([samples, self._joiner.end_part(pause)])
+            self._cut |= chunk.finish_reason == "length"
+            self._line += 1
+        self._over = self._line == len(self._utterance.lines)
+        if self._left is not None:
+            full = len(samples) >= self._left
+            self._cut |= len(samples) > self._left or (full and not self._over)
+            self._over |= full
+            samples = samples[: self._left]
+            self._left -= len(samples)
+        reason: FinishReason | None = ("length" if self._cut else "stop") if self._over else None
+        return samples, chunk.codes, reason

@@ -154,9 +154,20 @@ def make_frame(
 
 
 def append_frame(
-    params: Any, config: VoxtralConfig, state: Generation, frame: Frame, requests: Requests
+    params: Any,
+    config: VoxtralConfig,
+    state: Generation,
+    frame: Frame,
+    requests: Requests,
+    span: int | None = None,
 ) -> Generation:
-    """Decode step: notes the frame, feeds it back, and makes the next hidden state."""
+    """Decode step: notes the frame, feeds it back, and makes the next hidden state.
+
+    Sequences that are not active keep theirs: they may go on later.
+
+    Args:
+        span: how much of the cache to look at, more than the longest active sequence; None is all.
+    """
     decoder, rows = Decoder(config), jnp.arange(state.lengths.shape[0])
     active = state.active(requests)
     stopped = state.stopped | (active & (frame.tokens[:, 0] == END_AUDIO))
@@ -164,20 +175,18 @@ def append_frame(
     place = jnp.where(spoken, state.frames, state.tokens.shape[1])
     tokens = state.tokens.at[rows, place].set(frame.tokens, mode="drop")
     x = apply(decoder, params["decoder"], frame.tokens, method="embed_audio")
-    span = state.cache.keys[0].shape[1]
     hidden, cache = apply(
         decoder,
         params["decoder"],
         x[:, None],
         state.lengths[:, None],
         state.cache,
-        span,
+        span or state.cache.keys[0].shape[1],
         method="extend",
     )
     step = spoken.astype(jnp.int32)
-    return Generation(
-        cache, state.lengths + step, hidden[:, 0], tokens, state.frames + step, stopped
-    )
+    hidden = jnp.where(spoken[:, None], hidden[:, 0], state.hidden)
+    return Generation(cache, state.lengths + step, hidden, tokens, state.frames + step, stopped)
 
 
 @partial(jax.jit, static_argnames=("config", "cache_length", "most_frames", "rules"))
@@ -219,7 +228,7 @@ def prefill(
     return state, hidden
 
 
-@partial(jax.jit, static_argnames=("config", "sampler"), donate_argnames=("state",))
+@partial(jax.jit, static_argnames=("config", "sampler", "span"), donate_argnames=("state",))
 def generate(
     params: Any,
     state: Generation,
@@ -228,6 +237,7 @@ def generate(
     *,
     config: VoxtralConfig,
     sampler: Sampler,
+    span: int | None = None,
 ) -> Generation:
     """Up to `count` more frames; stops early when every sequence has ended.
 
@@ -235,6 +245,7 @@ def generate(
         params: `{"decoder", "flow"}`.
         state: is consumed (its buffers are donated).
         count: frames; a traced value, so that every count is one program.
+        span: see `append_frame`.
     """
     table = time_table(params["flow"], config.audio, sampler, state.hidden.dtype)
 
@@ -245,7 +256,7 @@ def generate(
     def body(carry: tuple[Array, Generation]) -> tuple[Array, Generation]:
         done, state = carry
         frame = make_frame(params, config, sampler, table, state, requests)
-        return done + 1, append_frame(params, config, state, frame, requests)
+        return done + 1, append_frame(params, config, state, frame, requests, span)
 
     return jax.lax.while_loop(goes_on, body, (jnp.int32(0), state))[1]
 

@@ -69,12 +69,11 @@ def prompt_ids(
 def batch_prompts(
     prompts: Sequence[Sequence[int]], voices: Sequence[Float[np.ndarray, "N D"]]
 ) -> PromptBatch:
-    """Pads prompts and their voice prompts to common, bucketed lengths."""
+    """Pads prompts and their voice prompts to one bucketed length, so that it alone is a shape."""
     rows = len(prompts)
     length = bucket(max(len(ids) for ids in prompts), LEAST_PROMPT)
-    voice_length = bucket(max(len(voice) for voice in voices), LEAST_PROMPT)
     padded = np.zeros((rows, length), np.int32)
-    stacked = np.zeros((rows, voice_length, voices[0].shape[1]), np.float32)
+    stacked = np.zeros((rows, length, voices[0].shape[1]), np.float32)
     for row, (ids, voice) in enumerate(zip(prompts, voices, strict=True)):
         padded[row, : len(ids)] = ids
         stacked[row, : len(voice)] = voice

@@ -1,0 +1,263 @@
+"""Which line is in which slot: admits lines, advances them chunk by chunk, hands out what is made.
+
+The host stays one chunk ahead: the next frames are under way on the device while it takes the last.
+A line's chunks depend on the line alone, whoever shares the slots.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from voxtral_jax.buckets import bucket
+from voxtral_jax.decoder.generate import Requests
+from voxtral_jax.decoder.prompt import PromptBatch, batch_prompts
+from voxtral_jax.flow import Sampler
+from voxtral_jax.serving.slots import Voiced, admit, advance, open_slots
+from voxtral_jax.speech import FinishReason
+
+if TYPE_CHECKING:
+    from voxtral_jax.model import Model
+
+LEAST_CACHE = 128
+"""Smallest key/value cache, in tokens."""
+LEAST_SPAN = 512
+"""Smallest part of the cache that frames look at, in tokens; it doubles up to the whole."""
+
+Who = TypeVar("Who", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One sequence to speak.
+
+    Attributes:
+        ids: the prompt's token ids.
+        voice: `[N, D]`, the voice prompt.
+        seed: of noise and draws.
+        least_frames, most_frames: the speech may not end before, and is cut after.
+        guidance, temperature, top_p: see `voxtral_jax.decoder.generate.Requests`.
+    """
+
+    ids: list[int]
+    voice: Float[np.ndarray, "N D"]
+    seed: int
+    least_frames: int
+    most_frames: int
+    guidance: float
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """The next frames of one line.
+
+    Attributes:
+        samples: `[S]` float32.
+        codes: `[frames, K]` int32 (no offset).
+        finish_reason: None while the line goes on.
+    """
+
+    samples: Float[np.ndarray, " S"]
+    codes: Int[np.ndarray, "frames K"]
+    finish_reason: FinishReason | None
+
+
+@dataclass(eq=False)
+class _Running(Generic[Who]):
+    """A line in its slot: whose it is, frames asked for so far, frames handed out."""
+
+    who: Who
+    line: Line
+    sampler: Sampler
+    asked: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """Sizes of the slots; they fix every compiled shape.
+
+    Attributes:
+        slots: lines side by side.
+        prompt: tokens of the longest prompt.
+        frames: of the longest line.
+        chunk: frames of the longest chunk.
+    """
+
+    slots: int
+    prompt: int
+    frames: int
+    chunk: int
+
+    @classmethod
+    def of(cls, lines: Sequence[Line], most_slots: int, chunk: int) -> Room:
+        """Room for these lines, in a few sizes."""
+        frames = bucket(max(line.most_frames for line in lines), chunk)
+        prompt = bucket(max(len(line.ids) for line in lines), LEAST_CACHE)
+        return cls(bucket(min(len(lines), most_slots)), prompt, frames, chunk)
+
+    @property
+    def cache(self) -> int:
+        """Tokens of a slot's key/value cache."""
+        return self.prompt + self.frames
+
+    def span(self, tokens: int) -> int:
+        """How much of the cache to look at for sequences of up to so many tokens."""
+        span = LEAST_SPAN
+        while span < tokens:
+            span *= 2
+        return min(span, self.cache)
+
+
+class Scheduler(Generic[Who]):
+    """Lines in slots. Not thread-safe: one thread drives it.
+
+    Args:
+        model: speaks.
+        room: sizes.
+    """
+
+    def __init__(self, model: Model, room: Room) -> None:
+        self.room = room
+        self._model = model
+        embeddings = model.params["decoder"]["mm_audio_embeddings"]["tok_embeddings"]["weight"]
+        self._slots = open_slots(
+            config=model.config,
+            slots=room.slots,
+            cache_length=room.cache,
+            most_frames=room.frames + room.chunk,
+            dtype=embeddings.dtype,
+            rules=model.rules,
+        )
+        self._running: list[_Running[Who] | None] = [None] * room.slots
+        self._under_way: deque[tuple[list[_Running[Who] | None], Voiced]] = deque()
+
+    @property
+    def free(self) -> int:
+        """Slots without a line."""
+        return self._running.count(None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a line runs."""
+        return self.free < self.room.slots
+
+    def admit(self, lines: Sequence[tuple[Who, Line, Sampler]]) -> None:
+        """Puts lines into free slots, with one prefill for all of them.
+
+        Args:
+            lines: whose they are, the lines (which fit the room), and how their flow runs; no more
+                than there are free slots.
+        """
+        rows = [row for row, one in enumerate(self._running) if one is None][: len(lines)]
+        spare = bucket(len(lines)) - len(lines)
+        only = [line for _, line, _ in lines]
+        prompts, requests = batch([*only, *[only[0]] * spare])
+        self._slots = admit(
+            self._model.speaker,
+            self._slots,
+            prompts,
+            requests,
+            jnp.asarray([*rows, *[self.room.slots] * spare], jnp.int32),
+            config=self._model.config,
+            rules=self._model.rules,
+        )
+        for row, (who, line, sampler) in zip(rows, lines, strict=True):
+            self._running[row] = _Running(who, line, sampler)
+
+    def cancel(self, who: Who) -> None:
+        """Frees the slots of `who`; its chunks under way are dropped."""
+        self._running = [one if one and one.who != who else None for one in self._running]
+
+    def step(self, count: int) -> list[tuple[Who, Chunk]]:
+        """Asks for the next frames, and hands out those asked for before.
+
+        Args:
+            count: frames of a chunk, at most the room's.
+
+        Returns:
+            Chunks, each with whose it is; lines that end leave their slots.
+        """
+        dispatched = self._dispatch(count)
+        chunks: list[tuple[Who, Chunk]] = []
+        while len(self._under_way) > dispatched:
+            chunks += self._take(*self._under_way.popleft())
+        return chunks
+
+    def _dispatch(self, count: int) -> int:
+        """Starts the next frames of every line that has some left, one program for a sampler."""
+        going = [one if one and one.asked < one.line.most_frames else None for one in self._running]
+        samplers = {one.sampler: None for one in going if one}
+        for sampler in samplers:
+            rows = [one if one and one.sampler == sampler else None for one in going]
+            tokens = max(len(one.line.ids) + one.asked for one in rows if one)
+            self._under_way.append((rows, self._advance(rows, count, sampler, tokens)))
+            for one in rows:
+                if one:
+                    one.asked += count
+        return len(samplers)
+
+    def compile(self, count: int, sampler: Sampler, tokens: int) -> None:
+        """Makes the program ready for such chunks of sequences of up to so many tokens."""
+        self._advance([None] * self.room.slots, count, sampler, tokens)
+
+    def _advance(
+        self, rows: Sequence[_Running[Who] | None], count: int, sampler: Sampler, tokens: int
+    ) -> Voiced:
+        self._slots, made = advance(
+            self._model.speaker,
+            self._model.codec,
+            self._slots,
+            jnp.asarray([one is not None for one in rows]),
+            count=count,
+            config=self._model.config,
+            sampler=sampler,
+            span=self.room.span(tokens + count),
+        )
+        return made
+
+    def _take(self, rows: list[_Running[Who] | None], made: Voiced) -> list[tuple[Who, Chunk]]:
+        made = jax.device_get(made)  # all at once
+        every, codes = np.asarray(made.samples), np.asarray(made.codes)
+        counts, ends = np.asarray(made.valid), np.asarray(made.stopped)
+        frame = self._model.config.codec.frame_samples
+        chunks: list[tuple[Who, Chunk]] = []
+        for row, one in enumerate(rows):
+            # A line that ended or was cancelled meanwhile has left; its slot may have a new one.
+            if one is None or self._running[row] is not one:
+                continue
+            valid, stopped = int(counts[row]), bool(ends[row])
+            one.taken += valid
+            done = stopped or one.taken >= one.line.most_frames
+            reason: FinishReason | None = ("stop" if stopped else "length") if done else None
+            samples = every[row, : valid * frame]
+            chunks.append((one.who, Chunk(samples, codes[row, :valid], reason)))
+            if done:
+                self._running[row] = None
+        return chunks
+
+
+def batch(lines: Sequence[Line]) -> tuple[PromptBatch, Requests]:
+    """Prompts of lines, padded to one bucketed length, and what they ask for."""
+
+    def column(name: str, dtype: Any) -> Array:
+        return jnp.asarray([getattr(line, name) for line in lines], dtype)
+
+    requests = Requests(
+        seeds=column("seed", np.uint32),
+        guidance=column("guidance", np.float32),
+        temperature=column("temperature", np.float32),
+        top_p=column("top_p", np.float32),
+        least_frames=column("least_frames", np.int32),
+        most_frames=column("most_frames", np.int32),
+    )
+    return batch_prompts([line.ids for line in lines], [line.voice for line in lines]), requests
