@@ -79,6 +79,26 @@ def test_the_speech_model_overfits_a_few_seconds(world: World) -> None:
     assert metrics[-1]["flow"] < 0.7 * metrics[0]["flow"]
 
 
+def test_recordings_played_faster_are_of_other_speakers(world: World, tmp_path: Path) -> None:
+    run(
+        "tokenize",
+        {
+            "codec": str(world.codec),
+            "manifest": str(world.manifest),
+            "out": str(tmp_path),
+            "speeds": [1.0, 1.25],
+        },
+    )
+    entries = CodeSource(tmp_path).entries
+    usual = {entry.key: entry for entry in entries if "@" not in entry.key}
+    faster = {entry.key.removesuffix("@1.25"): entry for entry in entries if "@" in entry.key}
+    assert usual.keys() == faster.keys() == {entry.key for entry in CodeSource(world.codes).entries}
+    for key, entry in usual.items():
+        assert faster[key].speaker == f"{entry.speaker}@1.25"
+        assert faster[key].texts == entry.texts
+        assert faster[key].frames == pytest.approx(entry.frames / 1.25, abs=2)
+
+
 def test_constants_and_codebook_are_moved_by_no_gradient(world: World) -> None:
     weights = run_weights(world.speech)
     half = small.small_config().flow.dim // 2

@@ -1,7 +1,11 @@
-"""The command line: parse, call the library, print. `infer.py` and the console script `voxtral`."""
+"""The command line: parse, call the library, print. `infer.py`, and the console script `voxtral`.
+
+`infer.py` speaks; `voxtral` has that as `voxtral speak` beside the commands of `COMMANDS`.
+"""
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 import warnings
@@ -19,6 +23,12 @@ if TYPE_CHECKING:
     from voxtral_jax.speech import Speech
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+COMMANDS = {
+    "serve": "voxtral_jax.serving.http.command",
+    "batch": "voxtral_jax.serving.batch.command",
+    "detect": "voxtral_jax.watermark.command",
+}
+"""Command -> the module that has the function of its name."""
 STDOUT = "-"
 DEFAULT_OUT = "speech.wav"
 
@@ -249,3 +259,12 @@ def main(arguments: Iterable[str] | None = None, app: typer.Typer = app) -> None
         # The player or pipe at the other end is gone; there is nobody to tell.
         sys.stderr.close()
         raise SystemExit(1) from None
+
+
+def voxtral(arguments: Iterable[str] | None = None) -> None:
+    """Runs a command line of the console script."""
+    commands = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    commands.command()(speak)
+    for name, module in COMMANDS.items():
+        commands.command(name)(getattr(importlib.import_module(module), name))
+    main(arguments, commands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from rich.progress import track
 
+from voxtral_jax.audio import resample
 from voxtral_jax.audio.activity import voice_activity
 from voxtral_jax.audio.reference import MARGIN, SILENT_PEAK, normalise_loudness, sounding_spans
 from voxtral_jax.codec import fold
@@ -25,7 +27,7 @@ from voxtral_jax.parameters import Params
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
-from voxtral_jax.training.settings import Count, Share
+from voxtral_jax.training.settings import Count, Positive, Share
 from voxtral_jax.training.sources import source_config
 from voxtral_jax.training.speaking import load_codec
 from voxtral_jax.training.stages.codec import manifest_notes
@@ -34,6 +36,21 @@ AHEAD = 4
 """Batches that are read while one is encoded."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """A recording as it is encoded.
+
+    Attributes:
+        utterance: with the times and the speaker of its speed.
+        samples: at the codec's rate.
+        speech: whether there is voice in each frame.
+    """
+
+    utterance: Utterance
+    samples: Float[np.ndarray, " S"]
+    speech: Bool[np.ndarray, " T"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +63,8 @@ class TokenizeSettings:
         out: directory of the shards; a second call goes on where the first was stopped.
         batch_size: recordings encoded side by side.
         as_references: trim silence and bring to one loudness, as inference does to a reference.
+        speeds: at which each recording is played, pitch and all; every speed makes other speakers
+            of the same sentences.
         most_broken: share of the manifest that may be broken.
     """
 
@@ -54,6 +73,7 @@ class TokenizeSettings:
     out: str
     batch_size: Count = 16
     as_references: bool = True
+    speeds: tuple[Positive, ...] = (1.0,)
     most_broken: Share = 0.05
 
 
@@ -73,16 +93,18 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     index, count = jax.process_index(), jax.process_count()
     out = Path(settings.out) if count == 1 else Path(settings.out) / f"host-{index:05d}"
     done = done_keys(out)
-    mine = [one for one in manifest.utterances[index::count] if one.key not in done]
+    speeds = settings.speeds
+    every = [(one, speed) for one in manifest.utterances for speed in speeds]
+    mine = [one for one in every[index::count] if at_speed(*one).key not in done]
     # Alike in length, batches have little padding.
-    mine.sort(key=lambda one: one.seconds, reverse=True)
+    mine.sort(key=lambda one: at_speed(*one).seconds, reverse=True)
     failed: list[str] = []
     batches = [mine[i : i + settings.batch_size] for i in range(0, len(mine), settings.batch_size)]
     with CodeWriter(out) as writer:
-        read = _read_ahead(batches, settings, config.codec.sampling_rate)
+        read = _read_ahead(batches, settings, config.codec)
         for loaded in track(read, "encoding", total=len(batches)):
-            good = [(one, audio) for one, audio in loaded if isinstance(audio, np.ndarray)]
-            failed += [f"{one.key}: {why}" for one, why in loaded if isinstance(why, str)]
+            good = [one for one in loaded if isinstance(one, Played)]
+            failed += [why for why in loaded if isinstance(why, str)]
             for record in _encode(codec, config.codec, good, settings.batch_size):
                 writer.write(record)
     notes.append(f"{len(mine) - len(failed):,} encoded, {len(done):,} were there already")
@@ -109,28 +131,48 @@ def encoder_of(path: str, config: VoxtralConfig) -> Params:
     return fold(params, config.codec)
 
 
-def _read_ahead(
-    batches: Sequence[Sequence[Utterance]], settings: TokenizeSettings, rate: int
-) -> Iterator[list[tuple[Utterance, Float[np.ndarray, " S"] | str]]]:
-    """Batches with their samples, or why there are none; read by threads some batches ahead."""
+def at_speed(utterance: Utterance, speed: float) -> Utterance:
+    """The utterance as it is when played at a speed: by another speaker, and as long as that."""
+    if speed == 1.0:
+        return utterance
+    return replace(
+        utterance,
+        key=f"{utterance.key}@{speed:g}",
+        speaker=f"{utterance.speaker}@{speed:g}",
+        phoneme_ends=tuple(end / speed for end in utterance.phoneme_ends),
+        seconds=utterance.seconds / speed,
+    )
 
-    def read(one: Utterance) -> tuple[Utterance, Float[np.ndarray, " S"] | str]:
+
+def _read_ahead(
+    batches: Sequence[Sequence[tuple[Utterance, float]]],
+    settings: TokenizeSettings,
+    config: CodecConfig,
+) -> Iterator[list[Played | str]]:
+    """Batches of recordings, or why there are none; read by threads some batches ahead."""
+    rate = config.sampling_rate
+
+    def read(one: Utterance, speed: float) -> Played | str:
         try:
-            samples = read_utterance(one, rate)
-            if not settings.as_references:
-                return one, samples
-            samples, first = as_reference(samples, rate)
-            ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
-            return replace(one, phoneme_ends=ends), samples
+            samples = resample(read_utterance(one, rate), round(speed * rate), rate)
+            one = at_speed(one, speed)
+            if settings.as_references:
+                samples, first = as_reference(samples, rate)
+                ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
+                one = replace(one, phoneme_ends=ends)
         except (AudioError, DataError) as error:
-            return one, str(error)
+            return f"{one.key}: {error}"
+        frames = math.ceil(len(samples) / config.frame_samples)
+        return Played(one, samples, voice_activity(samples, rate, frames, config.frame_rate))
 
     with ThreadPoolExecutor() as pool:
         remaining = iter(batches)
-        waiting = [[pool.submit(read, one) for one in batch] for batch in islice(remaining, AHEAD)]
+        waiting = [[pool.submit(read, *one) for one in batch] for batch in islice(remaining, AHEAD)]
         while waiting:
             yield [future.result() for future in waiting.pop(0)]
-            waiting += [[pool.submit(read, one) for one in batch] for batch in islice(remaining, 1)]
+            waiting += [
+                [pool.submit(read, *one) for one in batch] for batch in islice(remaining, 1)
+            ]
 
 
 def as_reference(
@@ -150,22 +192,20 @@ def as_reference(
 
 
 def _encode(
-    codec: Params,
-    config: CodecConfig,
-    recordings: Sequence[tuple[Utterance, Float[np.ndarray, " S"]]],
-    rows: int,
+    codec: Params, config: CodecConfig, recordings: Sequence[Played], rows: int
 ) -> Iterator[CodeRecord]:
     if not recordings:
         return
     # Rows of one frame fill the batch up: one program serves all batches of a length.
     spare = [np.zeros(config.frame_samples, np.float32)] * (rows - len(recordings))
-    samples = [audio for _, audio in recordings] + spare
+    samples = [played.samples for played in recordings] + spare
     codes = encode_batch(codec, config, samples, default_kernels())
-    for (one, audio), made in zip(recordings, codes, strict=False):
+    for played, made in zip(recordings, codes, strict=False):
+        one = played.utterance
         yield CodeRecord(
             key=one.key,
             codes=made,
-            speech=voice_activity(audio, config.sampling_rate, len(made), config.frame_rate),
+            speech=played.speech,
             texts=one.texts,
             language=one.language,
             speaker=one.speaker,
