@@ -14,10 +14,12 @@ runs=${RUNS:-runs/nano}
 # shellcheck disable=SC2086
 $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
     data.manifest="$data/train" data.validation="$data/validation" ${CODEC:-}
-for split in train validation; do
+tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
-        manifest="$data/$split" out="$runs/codes/$split" most_broken=1.0
-done
+        manifest="$data/$1" out="$runs/codes/$1" most_broken=1.0 "speeds=$2"
+}
+tokenize train "[1.0, 1.1]"
+tokenize validation "[1.0]"
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
     codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \

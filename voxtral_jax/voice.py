@@ -35,6 +35,7 @@ class About:
         character: how it sounds, such as "deep, calm".
         default_for: the language that this voice speaks when no voice is named.
         origin: whose recording it is.
+        consent: statement that the recorded person agrees to be cloned.
     """
 
     language: str = ""
@@ -42,6 +43,7 @@ class About:
     character: str = ""
     default_for: str = ""
     origin: str = ""
+    consent: str = ""
 
     @classmethod
     def of_name(cls, name: str) -> About:
