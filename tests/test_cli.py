@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from voxtral_jax import synthesize
-from voxtral_jax.cli import main
+from voxtral_jax.cli import main, voxtral
 
 ROOT = Path(__file__).parents[1]
 SHORT = ("--max-seconds", "1")
@@ -148,3 +148,12 @@ def test_help_and_import_do_not_load_jax() -> None:
     assert done.returncode == 0
     for option in ("--text", "--ref", "--voice", "--stream", "--guidance", "--format"):
         assert option in done.stdout.decode()
+
+
+def test_the_console_script_has_all_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        voxtral(["--help"])
+    assert not ended.value.code
+    said = capsys.readouterr().out
+    for command in ("speak", "serve", "batch", "detect"):
+        assert command in said

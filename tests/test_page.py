@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 uvicorn = pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
-http = pytest.importorskip("voxtral_jax.serving.http")
+app_module = pytest.importorskip("voxtral_jax.serving.http.app")
+settings_module = pytest.importorskip("voxtral_jax.serving.http.settings")
 expect = playwright.expect
 
 CHROMIUM = shutil.which("chromium")
@@ -59,7 +60,7 @@ def engine(model: Model) -> Iterator[Engine]:
 
 def serve(engine: Engine, **settings: Any) -> Iterator[str]:
     """A server in a thread, without the watermark; yields its address."""
-    app = http.create_app(engine, http.ServerSettings(watermark=False, **settings))
+    app = app_module.create_app(engine, settings_module.ServerSettings(watermark=False, **settings))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, args=([listener],))

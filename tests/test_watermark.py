@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from voxtral_jax.audio import encode, read_audio, resample, to_mono, write_audio
 from voxtral_jax.cli import main
 from voxtral_jax.errors import AudioError, RequestError
-from voxtral_jax.watermark import Watermark, detect, embed
-from voxtral_jax.watermark.command import detect_command
+from voxtral_jax.watermark import Watermark, command, detect, embed
 from voxtral_jax.watermark.detection import FALSE_POSITIVES, remainders, scores
 from voxtral_jax.watermark.pattern import signs
 
@@ -148,7 +147,7 @@ def test_the_command_prints_a_line_for_each_file_and_tells_by_its_exit_code(
     speech: np.ndarray, marked: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     app = typer.Typer()
-    app.command()(detect_command)
+    app.command()(command.detect)
     good, bad, broken = tmp_path / "good.mp3", tmp_path / "bad.wav", tmp_path / "broken.wav"
     write_audio(good, marked, RATE)
     write_audio(bad, speech, RATE)

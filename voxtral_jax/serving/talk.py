@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,6 +21,7 @@ class Talk:
 
     Made by `Engine.speak`. Iterating yields `Speech`, as `voxtral_jax.stream` does: the last one
     names the finish reason, `cancelled` after `cancel`. Raises EngineError if the device failed.
+    Every chunk is handed out once.
 
     Args:
         sample_rate: in Hz.
@@ -38,41 +41,38 @@ class Talk:
         self._forget = forget
         self._begun = time.perf_counter()
         self._first_audio: float | None = None
-        self._pieces: list[Speech] = []
+        self._pieces: deque[Speech] = deque()
         self._error: EngineError | None = None
         self._changed = threading.Condition()
         self._wake: Callable[[], object] | None = None
 
     def __iter__(self) -> Iterator[Speech]:
-        taken = 0
         while True:
             with self._changed:
-                while not self._has(taken):
+                while not self._ready:
                     self._changed.wait()
-            piece = self._piece(taken)
-            yield piece
-            if piece.finish_reason is not None:
+            piece = self._next()
+            if piece is None:
                 return
-            taken += 1
+            yield piece
 
     async def __aiter__(self) -> AsyncIterator[Speech]:
-        loop, event, taken = asyncio.get_running_loop(), asyncio.Event(), 0
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
         with self._changed:
             self._wake = lambda: loop.call_soon_threadsafe(event.set)
         while True:
             # Cleared before looking: what comes after the look sets it again.
             event.clear()
-            while not self._has(taken):
+            while not self._ready:
                 await event.wait()
                 event.clear()
-            piece = self._piece(taken)
-            yield piece
-            if piece.finish_reason is not None:
+            piece = self._next()
+            if piece is None:
                 return
-            taken += 1
+            yield piece
 
     def result(self) -> Speech:
-        """All of it, once it is over."""
+        """All that was not handed out before, once it is over."""
         pieces = [*self]
         return Speech(
             np.concatenate([piece.samples for piece in pieces]),
@@ -93,14 +93,18 @@ class Talk:
         if self.put(np.zeros(0, np.float32), nothing, "cancelled"):
             self._forget(self)
 
-    def _has(self, taken: int) -> bool:
-        return len(self._pieces) > taken or self._error is not None
+    @property
+    def _ready(self) -> bool:
+        """Whether there is a chunk, or will never be one again."""
+        return bool(self._pieces) or self.over
 
-    def _piece(self, taken: int) -> Speech:
-        if len(self._pieces) > taken:
-            return self._pieces[taken]
-        assert self._error is not None
-        raise self._error
+    def _next(self) -> Speech | None:
+        """The next chunk, if there is one; it is handed out once, so that none are kept."""
+        if self._pieces:
+            return self._pieces.popleft()
+        if self._error is not None:
+            raise self._error
+        return None
 
     # For the engine
 
@@ -140,4 +144,6 @@ class Talk:
     def _tell(self) -> None:
         self._changed.notify_all()
         if self._wake is not None:
-            self._wake()
+            # The listener's loop may be closed: nobody listens then.
+            with suppress(RuntimeError):
+                self._wake()

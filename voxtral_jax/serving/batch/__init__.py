@@ -1,0 +1,1 @@
+"""Lists of texts spoken into files, on this machine or on a cluster."""
