@@ -143,9 +143,14 @@ def test_a_package_without_its_model_says_so(monkeypatch, tmp_path: Path) -> Non
 def test_a_wheel_carries_the_assets(tmp_path: Path) -> None:
     """Built of a small copy, by the setuptools that is installed."""
     build = pytest.importorskip("setuptools.build_meta", reason="needs setuptools to build a wheel")
-    wanted = "assets/nano/voice_embedding/a.safetensors", "assets/nano/params.json"
+    wanted = (
+        "assets/nano/voice_embedding/a.safetensors",
+        "assets/nano/params.json",
+        "serving/page/index.html",
+    )
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert settings["tool"]["setuptools"]["package-data"] == {"voxtral_jax": ["assets/**/*"]}
+    patterns = settings["tool"]["setuptools"]["package-data"]["voxtral_jax"]
+    assert patterns == ["assets/**/*", "serving/page/*"]
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     package = tmp_path / "voxtral_jax"
