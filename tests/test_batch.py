@@ -386,8 +386,10 @@ def test_what_cannot_be_spoken_is_told_and_tried_again(
 
 
 def test_a_run_goes_on_wherever_it_was_stopped(capfd, lines, tmp_path: Path, reference) -> None:
+    # Long enough to be stopped in the midst of it.
+    lines = [line | {"max_seconds": 4.0} for line in lines]
     out, jobs = tmp_path / "out", write(tmp_path / "jobs.jsonl", *lines)
-    command = (jobs, "--out", out, "--resume", "--model", reference, "--slots", 4)
+    command = (jobs, "--out", out, "--resume", "--model", reference, "--slots", 2)
     before: dict[str, tuple[int, bytes]] = {}
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(

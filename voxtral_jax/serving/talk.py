@@ -12,7 +12,7 @@ from contextlib import suppress
 import numpy as np
 from jaxtyping import Float, Int
 
-from voxtral_jax.errors import EngineError
+from voxtral_jax.errors import EngineError, RequestError
 from voxtral_jax.speech import FinishReason, Speech, Timings
 
 
@@ -72,8 +72,14 @@ class Talk:
             yield piece
 
     def result(self) -> Speech:
-        """All that was not handed out before, once it is over."""
+        """All that was not handed out before, once it is over.
+
+        Raises:
+            RequestError: all of it was.
+        """
         pieces = [*self]
+        if not pieces:
+            raise RequestError("all chunks of this talk were handed out before")
         return Speech(
             np.concatenate([piece.samples for piece in pieces]),
             self._sample_rate,
