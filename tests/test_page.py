@@ -7,8 +7,6 @@ import io
 import json
 import re
 import shutil
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import soundfile
+from serving import live
 
 import voxtral_jax as vx
 from voxtral_jax import Model
@@ -25,7 +24,6 @@ from voxtral_jax.serving.engine import Engine, EngineSettings
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-uvicorn = pytest.importorskip("uvicorn")
 playwright = pytest.importorskip("playwright.sync_api")
 app_module = pytest.importorskip("voxtral_jax.serving.http.app")
 settings_module = pytest.importorskip("voxtral_jax.serving.http.settings")
@@ -61,13 +59,8 @@ def engine(model: Model) -> Iterator[Engine]:
 def serve(engine: Engine, **settings: Any) -> Iterator[str]:
     """A server in a thread, without the watermark; yields its address."""
     app = app_module.create_app(engine, settings_module.ServerSettings(watermark=False, **settings))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        server.should_exit = True
-        thread.join()
+    with live(app) as (url, _):
+        yield f"{url}/"
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 def bucket(size: int, least: int = 1) -> int:
     """The smallest of least * (1, 2, 3, 4, 6, 8, 12, 16, ...) that holds `size`.
@@ -14,3 +16,13 @@ def bucket(size: int, least: int = 1) -> int:
             return step // 2 * 3
         step *= 2
     return step
+
+
+def bucket_sizes(least: int, most: int) -> Iterator[int]:
+    """Every size that `bucket(n, least)` has for n up to `most`."""
+    size = least
+    while True:
+        yield size
+        if size >= most:
+            return
+        size = bucket(size + 1, least)

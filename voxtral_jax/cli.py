@@ -29,6 +29,18 @@ COMMANDS = {
     "detect": "voxtral_jax.watermark.command",
 }
 """Command -> the module that has the function of its name."""
+ModelOption = Annotated[
+    str | None,
+    typer.Option(help="Directory of a model, or a hub id (default: the small model within)."),
+]
+EncoderOption = Annotated[
+    Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
+]
+AdapterOption = Annotated[
+    Path | None, typer.Option(help="Adapter to merge into the model (.safetensors).")
+]
+DtypeOption = Annotated[str | None, typer.Option(help="float32 or bfloat16 (default: by device).")]
+"""Which model, for all commands that load one."""
 STDOUT = "-"
 DEFAULT_OUT = "speech.wav"
 
@@ -52,16 +64,9 @@ def speak(
         ),
     ] = None,
     list_voices: Annotated[bool, typer.Option(help="List the preset voices and exit.")] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Directory of a model, or a hub id (default: the small model within)."),
-    ] = None,
-    encoder_weights: Annotated[
-        Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Adapter to merge into the model (.safetensors).")
-    ] = None,
+    model: ModelOption = None,
+    encoder_weights: EncoderOption = None,
+    adapter: AdapterOption = None,
     out: Annotated[
         str | None, typer.Option(help="Output file, or - for stdout (default: speech.wav).")
     ] = None,
@@ -78,9 +83,7 @@ def speak(
     temperature: Annotated[float, typer.Option(help="Of the semantic code; 0: likeliest.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Share of the probability drawn from.")] = 1.0,
     max_seconds: Annotated[float | None, typer.Option(help="Cut the speech after.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16 (default: by device).")
-    ] = None,
+    dtype: DtypeOption = None,
     language: Annotated[
         str | None, typer.Option(help='Of the text, such as "en" (default: detected).')
     ] = None,

@@ -4,6 +4,21 @@ All derive from `VoxtralError`, so that a caller can tell a mistake in what it g
 Messages are sentences: what was wrong, what was expected, what to do.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+
+def problems_of(error: ValidationError) -> str:
+    """What pydantic found wrong, each problem with its field."""
+    return "; ".join(
+        f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
+        for problem in error.errors()
+    )
+
 
 class VoxtralError(Exception):
     """Base of all errors raised on purpose by this library."""

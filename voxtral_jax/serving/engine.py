@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from voxtral_jax.cloning import Reference, make_voice
 from voxtral_jax.codec.run import opening_frames
+from voxtral_jax.decoder.prompt import LEAST_PROMPT
 from voxtral_jax.errors import BusyError, ClosedError, EngineError, RequestError, TextError
 from voxtral_jax.flow import Sampler
 from voxtral_jax.serving.scheduler import Chunk, Line, Room, Scheduler
@@ -110,7 +111,7 @@ class Engine:
         self._chunks = tuple(sorted({max(least, count) for count in settings.chunk_frames}))
         most = round(settings.longest_part * config.codec.frame_rate)
         prompt = min(settings.longest_prompt, config.max_position_embeddings - most)
-        if prompt < 64:
+        if prompt < LEAST_PROMPT:
             raise RequestError(
                 f"longest_prompt {settings.longest_prompt} and longest_part "
                 f"{settings.longest_part} s leave no room in the model's "

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from ray import serve
 from ray.serve import Application
 
-from voxtral_jax.errors import ConfigError
+from voxtral_jax.errors import ConfigError, problems_of
 from voxtral_jax.serving.engine import Engine, EngineSettings
 from voxtral_jax.serving.http.app import create_app
 from voxtral_jax.serving.http.settings import ServerSettings
@@ -117,8 +117,7 @@ def application(arguments: dict[str, Any]) -> Application:
     try:
         checked = TypeAdapter(Arguments).validate_python(arguments)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise ConfigError("arguments of the application: " + "; ".join(problems)) from None
+        raise ConfigError(f"arguments of the application: {problems_of(error)}") from None
     deployment = serve.deployment(
         name="voxtral",
         ray_actor_options={"num_gpus": checked.gpus, "num_cpus": 1},

@@ -110,12 +110,17 @@ class Room:
         """Tokens of a slot's key/value cache."""
         return self.prompt + self.frames
 
+    @property
+    def spans(self) -> list[int]:
+        """Parts of the cache that frames may look at, up to the whole."""
+        spans = [LEAST_SPAN]
+        while spans[-1] < self.cache:
+            spans.append(2 * spans[-1])
+        return [*spans[:-1], self.cache]
+
     def span(self, tokens: int) -> int:
         """How much of the cache to look at for sequences of up to so many tokens."""
-        span = LEAST_SPAN
-        while span < tokens:
-            span *= 2
-        return min(span, self.cache)
+        return next((span for span in self.spans if span >= tokens), self.cache)
 
 
 class Scheduler(Generic[Who]):
@@ -199,19 +204,19 @@ class Scheduler(Generic[Who]):
         samplers = {one.sampler: None for one in going if one}
         for sampler in samplers:
             rows = [one if one and one.sampler == sampler else None for one in going]
-            tokens = max(len(one.line.ids) + one.asked for one in rows if one)
-            self._under_way.append((rows, self._advance(rows, count, sampler, tokens)))
+            span = self.room.span(max(len(one.line.ids) + one.asked for one in rows if one) + count)
+            self._under_way.append((rows, self._advance(rows, count, sampler, span)))
             for one in rows:
                 if one:
                     one.asked += count
         return len(samplers)
 
-    def compile(self, count: int, sampler: Sampler, tokens: int) -> None:
-        """Makes the program ready for such chunks of sequences of up to so many tokens."""
-        self._advance([None] * self.room.slots, count, sampler, tokens)
+    def compile(self, count: int, sampler: Sampler, span: int) -> None:
+        """Makes the program ready for such chunks, which look at one of the room's spans."""
+        self._advance([None] * self.room.slots, count, sampler, span)
 
     def _advance(
-        self, rows: Sequence[_Running[Who] | None], count: int, sampler: Sampler, tokens: int
+        self, rows: Sequence[_Running[Who] | None], count: int, sampler: Sampler, span: int
     ) -> Voiced:
         self._slots, made = advance(
             self._model.speaker,
@@ -221,7 +226,7 @@ class Scheduler(Generic[Who]):
             count=count,
             config=self._model.config,
             sampler=sampler,
-            span=self.room.span(tokens + count),
+            span=span,
         )
         return made
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from voxtral_jax.buckets import bucket
+from voxtral_jax.buckets import bucket_sizes
 from voxtral_jax.cloning import voice_from_codes
 from voxtral_jax.codec.run import LEAST_FRAMES, MOST_FRAMES, encode_audio
 from voxtral_jax.decoder.prompt import LEAST_PROMPT
@@ -16,16 +16,6 @@ from voxtral_jax.serving.scheduler import Line, Room, Scheduler
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model
-
-
-def sizes(least: int, most: int) -> Iterator[int]:
-    """Every size that `bucket(n, least)` has for n up to `most`."""
-    size = least
-    while True:
-        yield size
-        if size >= most:
-            return
-        size = bucket(size + 1, least)
 
 
 def warm_up(model: Model, room: Room, chunks: Sequence[int], samplers: Sequence[Sampler]) -> None:
@@ -39,19 +29,19 @@ def warm_up(model: Model, room: Room, chunks: Sequence[int], samplers: Sequence[
     """
     scheduler = Scheduler[int](model, room)
     width = model.config.dim
-    for length in sizes(LEAST_PROMPT, room.prompt):
+    for length in bucket_sizes(LEAST_PROMPT, room.prompt):
         tokens = min(length, room.prompt)
         line = Line([1] * tokens, np.zeros((1, width), np.float32), 0, 0, 1, 1.0, 0.0, 1.0)
         scheduler.admit([(0, line, samplers[0])])
         scheduler.cancel(0)
     for sampler in samplers:
         for count in chunks:
-            for tokens in sizes(LEAST_PROMPT, room.cache):
-                scheduler.compile(count, sampler, tokens)
+            for span in room.spans:
+                scheduler.compile(count, sampler, span)
     if not model.can_clone:
         return
-    for frames in sizes(LEAST_FRAMES, MOST_FRAMES):
+    for frames in bucket_sizes(LEAST_FRAMES, MOST_FRAMES):
         samples = np.zeros(frames * model.config.codec.frame_samples, np.float32)
         codes = encode_audio(model, samples, model.sample_rate)
-    for tokens in sizes(LEAST_PROMPT, room.prompt):
+    for tokens in bucket_sizes(LEAST_PROMPT, room.prompt):
         voice_from_codes(model, np.repeat(codes[:1], tokens - 1, axis=0), "warm-up")

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from voxtral_jax.errors import ConfigError
+from voxtral_jax.errors import ConfigError, problems_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -163,11 +163,7 @@ def build_settings(kind: type[T], data: dict[str, Any], where: str) -> T:
     try:
         return TypeAdapter(_strict(kind)).validate_python(data)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, problem['loc'])) or 'file'}: {problem['msg']}"
-            for problem in error.errors()
-        ]
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from None
+        raise ConfigError(f"{where}: {problems_of(error)}") from None
 
 
 def _strict(kind: type[T]) -> type[T]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from voxtral_jax.cli import AdapterOption, DtypeOption, EncoderOption, ModelOption
 from voxtral_jax.errors import ClosedError, EngineError, RequestError
 
 if TYPE_CHECKING:
@@ -40,17 +41,10 @@ def batch(
     guidance: Annotated[float | None, typer.Option(help="Likewise.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Likewise.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Likewise.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Directory of a model, or a hub id (default: the small model within)."),
-    ] = None,
-    encoder_weights: Annotated[
-        Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
-    ] = None,
-    adapter: Annotated[Path | None, typer.Option(help="Adapter to merge into the model.")] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16 (default: by device).")
-    ] = None,
+    model: ModelOption = None,
+    encoder_weights: EncoderOption = None,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
     slots: Annotated[int, typer.Option(help="Texts spoken side by side.", min=1)] = 8,
     watermark: Annotated[bool, typer.Option(help="Mark the audio inaudibly.")] = True,
     ray: Annotated[

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from pydantic import TypeAdapter, ValidationError
 
-from voxtral_jax.errors import JobError, VoxtralError
+from voxtral_jax.errors import JobError, VoxtralError, problems_of
 from voxtral_jax.serving.batch.jobs import (
     FIELDS,
     Job,
@@ -103,8 +103,7 @@ def _build(line: int, given: dict[str, Any], defaults: Mapping[str, Any], here: 
     try:
         return _job.validate_python({"line": line, **values})
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
-        raise JobError("; ".join(problems)) from None
+        raise JobError(problems_of(error)) from None
 
 
 def _placed(given: Mapping[str, Any], here: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxtral_jax.cli import AdapterOption, DtypeOption, EncoderOption, ModelOption
 from voxtral_jax.errors import VoxtralError
 
 if TYPE_CHECKING:
@@ -17,19 +18,10 @@ if TYPE_CHECKING:
 
 
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Option(help="Directory of a model, or a hub id (default: the small model within)."),
-    ] = None,
-    encoder_weights: Annotated[
-        Path | None, typer.Option(help="Codec encoder weights, if the model has none.")
-    ] = None,
-    adapter: Annotated[
-        Path | None, typer.Option(help="Adapter to merge into the model (.safetensors).")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="float32 or bfloat16 (default: by device).")
-    ] = None,
+    model: ModelOption = None,
+    encoder_weights: EncoderOption = None,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
     name: Annotated[str, typer.Option(help="Of the model, in /v1/models.")] = "voxtral",
