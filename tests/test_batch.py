@@ -387,14 +387,18 @@ def test_what_cannot_be_spoken_is_told_and_tried_again(
 
 def test_a_run_goes_on_wherever_it_was_stopped(capfd, lines, tmp_path: Path, reference) -> None:
     # Long enough to be stopped in the midst of it: random weights end as soon as a text lets them.
-    more = " And it goes on, with a good deal to say." * 14
-    lines = [line | {"text": line["text"] + more, "max_seconds": 12.0} for line in lines]
+    more = " And it goes on, with a good deal to say." * 5
+    lines = [line | {"text": line["text"] + more, "max_seconds": 5.0} for line in lines]
     out, jobs = tmp_path / "out", write(tmp_path / "jobs.jsonl", *lines)
     command = (jobs, "--out", out, "--resume", "--model", reference, "--slots", 2)
     before: dict[str, tuple[int, bytes]] = {}
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
         process = subprocess.Popen(
-            [*COMMAND, *map(str, command)], stderr=subprocess.PIPE, text=True, cwd=tmp_path
+            # A background job inherits that SIGINT is ignored, and so would what it starts.
+            ["env", "--default-signal=INT", *COMMAND, *map(str, command)],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
         )
         until = time.monotonic() + ENOUGH
         while len(done_in(out)) < len(before) + 3:
