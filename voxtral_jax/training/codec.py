@@ -1,7 +1,8 @@
 """Codec training: generator and discriminators in one step, codebook by moving averages.
 
 The weights are `{"codec": as in the model, "heads": of the distillation, "critic":
-discriminators}`; the codebook is among the frozen weights, where the step moves it.
+discriminators, "envelope": principal components}`; the codebook is among the frozen weights, where
+the step moves it, and so are the components.
 """
 
 from __future__ import annotations
@@ -22,6 +23,14 @@ from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators, judge_both
 from voxtral_jax.training.distillation import Distillation
+from voxtral_jax.training.envelope import (
+    EnvelopeSettings,
+    as_filterbank,
+    components_of,
+    envelope_loss,
+    envelopes,
+    no_components,
+)
 from voxtral_jax.training.quantization import (
     Codebook,
     Quantized,
@@ -65,6 +74,7 @@ class CodecTraining:
         quantizer: how it is trained.
         discriminators: None where feature matching has no weight.
         distillation: the teacher.
+        envelope: how the acoustic latents are taught.
     """
 
     config: CodecConfig
@@ -72,6 +82,7 @@ class CodecTraining:
     quantizer: QuantizerSettings
     discriminators: Discriminators | None
     distillation: Distillation
+    envelope: EnvelopeSettings = EnvelopeSettings()
 
     def init(self, key: jax.Array) -> Params:
         """Random weights, those of the codec boxed with their logical axes."""
@@ -82,6 +93,9 @@ class CodecTraining:
             "codec": Codec(c).init(codec, frame, jnp.full((1,), c.stride))["params"],
             "heads": self.distillation.init(heads, c.semantic_dim),
         }
+        if self.envelope.weight > 0:
+            params["codec"] = as_filterbank(params["codec"], c)
+            params["envelope"] = no_components(c)
         if self.discriminators is not None:
             audio = jnp.zeros((1, max(self.discriminators.windows)))
             params["critic"] = self.discriminators.init(critic, audio)["params"]
@@ -89,8 +103,8 @@ class CodecTraining:
 
     @staticmethod
     def trained(path: Path) -> bool:
-        """Everything but the codebook."""
-        return "semantic_codebook" not in path
+        """Everything but the codebook and the components of envelopes."""
+        return "semantic_codebook" not in path and path[0] != "envelope"
 
 
 @struct.dataclass
@@ -103,6 +117,7 @@ class Rebuilt:
         samples, frames: `[B, S]`, `[B, T]` float32, 1 where valid.
         latents: `[B, T, C]` before quantisation.
         quantized: after it.
+        envelope: loss of the envelopes that the acoustic latents name; 0 where none are taught.
     """
 
     real: Float[Array, "B S"]
@@ -111,6 +126,7 @@ class Rebuilt:
     frames: Float[Array, "B T"]
     latents: Float[Array, "B T C"]
     quantized: Quantized
+    envelope: Float[Array, ""]
 
 
 def codebook_of(frozen: Params) -> Codebook:
@@ -127,9 +143,18 @@ def _with_codebook(codebook: Codebook) -> Params:
 
 
 def rebuild(
-    training: CodecTraining, codec: Params, batch: CropBatch, key: jax.Array, keep: str
+    training: CodecTraining,
+    codec: Params,
+    batch: CropBatch,
+    key: jax.Array,
+    keep: str,
+    components: Params | None = None,
 ) -> Rebuilt:
-    """Encodes, quantises in drawn modes, decodes."""
+    """Encodes, quantises in drawn modes, decodes.
+
+    Args:
+        components: of envelopes, where they are taught.
+    """
     c = training.config
     module = Codec(c, remat=keep)
     rows, count = batch.samples.shape
@@ -137,14 +162,23 @@ def rebuild(
     steps = -(-batch.lengths // c.pretransform_patch_size)
     stream = open_stream(encoder_places(c), rows)
     latents, _ = apply(module, codec, patches, steps, stream, method="encode")
-    table = Codebook(**codec["quantizer"]["semantic_codebook"]).table
-    quantized = quantize_for_training(latents, table, c, training.quantizer, key)
     lengths = -(-steps // c.stride)
+    frames = (jnp.arange(latents.shape[1]) < lengths[:, None]).astype(jnp.float32)
+    heard, envelope = latents, jnp.zeros(())
+    if components is not None:
+        made = envelopes(batch.samples, c)
+        exact = components_of(made, components)
+        semantic, acoustic = jnp.split(latents, [c.semantic_dim], axis=-1)
+        envelope = envelope_loss(acoustic, made, exact, components, frames)
+        taught = jax.random.uniform(jax.random.fold_in(key, 1), (rows, 1, 1))
+        acoustic = jnp.where(taught < training.envelope.exact_share, jnp.arctanh(exact), acoustic)
+        heard = jnp.concatenate([semantic, acoustic], axis=-1)
+    table = Codebook(**codec["quantizer"]["semantic_codebook"]).table
+    quantized = quantize_for_training(heard, table, c, training.quantizer, key)
     stream = open_stream(decoder_places(c), rows)
     fake, _ = apply(module, codec, quantized.latents, lengths, stream, method="decode_latent")
     samples = (jnp.arange(count) < batch.lengths[:, None]).astype(jnp.float32)
-    frames = (jnp.arange(latents.shape[1]) < lengths[:, None]).astype(jnp.float32)
-    return Rebuilt(batch.samples, fake * samples, samples, frames, latents, quantized)
+    return Rebuilt(batch.samples, fake * samples, samples, frames, latents, quantized, envelope)
 
 
 def direct_losses(
@@ -180,6 +214,7 @@ def direct_losses(
         + weights.mel * mel
         + weights.commitment * commitment
         + weights.distillation * distilled
+        + training.envelope.weight * rebuilt.envelope
     )
     each = {
         "waveform": waveform,
@@ -188,6 +223,8 @@ def direct_losses(
         "commitment": commitment,
         "distillation": distilled,
     }
+    if training.envelope.weight > 0:
+        each["envelope"] = rebuilt.envelope
     return total, each | more
 
 
@@ -210,7 +247,14 @@ def codec_loss(
     step: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """The generator's whole loss, for accounts of memory and for tests of `codec_gradients`."""
-    rebuilt = rebuild(training, join(params, frozen)["codec"], batch, _for_modes(key), keep)
+    rebuilt = rebuild(
+        training,
+        join(params, frozen)["codec"],
+        batch,
+        _for_modes(key),
+        keep,
+        frozen.get("envelope"),
+    )
     total, metrics = direct_losses(training, params.get("heads", {}), batch, rebuilt, step)
     if training.discriminators is None:
         return total, metrics
@@ -241,7 +285,7 @@ def codec_gradients(
 
     def make(generator: Params) -> tuple[tuple[Array, Array], tuple[Rebuilt, dict[str, Array]]]:
         codec = join({"codec": generator["codec"]}, frozen)["codec"]
-        rebuilt = rebuild(training, codec, batch, _for_modes(key), keep)
+        rebuilt = rebuild(training, codec, batch, _for_modes(key), keep, frozen.get("envelope"))
         total, metrics = direct_losses(training, generator.get("heads", {}), batch, rebuilt, step)
         return (rebuilt.fake, total), (rebuilt, metrics)
 

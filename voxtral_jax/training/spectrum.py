@@ -29,22 +29,28 @@ def frame_count(samples: int, size: int) -> int:
     return math.ceil(samples / (size // OVERLAP))
 
 
+def windows(x: Float[Array, "B S"], size: int, hop: int) -> Float[Array, "B frames size"]:
+    """Hann windows of `size` samples, `hop` apart, the first centred on the first sample.
+
+    Tapers have a square sum of 1.
+    """
+    blocks, frames = math.ceil(size / hop), math.ceil(x.shape[1] / hop)
+    before = size // 2
+    after = (frames + blocks - 1) * hop - before - x.shape[1]
+    rows = jnp.pad(x, ((0, 0), (before, max(after, 0))))
+    rows = rows[:, : (frames + blocks - 1) * hop].reshape(x.shape[0], -1, hop)
+    cut = jnp.concatenate([rows[:, i : i + frames] for i in range(blocks)], axis=-1)
+    hann = np.hanning(size + 1)[:-1]
+    return cut[..., :size] * (hann / np.sqrt(np.sum(hann**2))).astype(np.float32)
+
+
 def stft(x: Float[Array, "B S"], size: int) -> Complex[Array, "B frames bins"]:
     """Spectra of Hann windows of `size` samples, `size // 4` apart, `size // 2 + 1` bins.
 
     Zeros surround the signal: the first window is centred on the first sample. Divided by the
     window's length in the sense of power: white noise of variance 1 has bins of power 1.
     """
-    hop = size // OVERLAP
-    blocks = math.ceil(size / hop)
-    frames = frame_count(x.shape[1], size)
-    before = size // 2
-    after = (frames + blocks - 1) * hop - before - x.shape[1]
-    rows = jnp.pad(x, ((0, 0), (before, max(after, 0)))).reshape(x.shape[0], -1, hop)
-    windows = jnp.concatenate([rows[:, i : i + frames] for i in range(blocks)], axis=-1)
-    hann = np.hanning(size + 1)[:-1]
-    taper = (hann / np.sqrt(np.sum(hann**2))).astype(np.float32)
-    return jnp.fft.rfft(windows[..., :size] * taper, axis=-1)
+    return jnp.fft.rfft(windows(x, size, size // OVERLAP))
 
 
 def magnitudes(x: Float[Array, "B S"], size: int) -> Float[Array, "B frames bins"]:

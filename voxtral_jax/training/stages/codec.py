@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any, Literal
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,6 +34,7 @@ from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifes
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
+from voxtral_jax.training.envelope import EnvelopeSettings, find_components
 from voxtral_jax.training.logs import Validation
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.settings import (
@@ -124,6 +127,7 @@ class CodecSettings:
     quantizer: QuantizerSettings = QuantizerSettings()
     discriminators: DiscriminatorSettings = DiscriminatorSettings()
     distillation: DistillationSettings = DistillationSettings()
+    envelope: EnvelopeSettings = EnvelopeSettings()
     mesh: MeshSettings = MeshSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     logging: LogSettings = LogSettings()
@@ -167,13 +171,34 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             crop // codec.frame_samples,
             read=read_data,
         ),
+        envelope=settings.envelope,
     )
     unreadable = Unreadable(manifest, data.most_broken)
 
+    def batches(batch_size: int, process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
+        return crop_batches(
+            manifest,
+            rate=codec.sampling_rate,
+            crop_samples=crop,
+            frame_samples=codec.frame_samples,
+            batch_size=batch_size,
+            seed=settings.run.seed,
+            targets=training.distillation.targets,
+            workers=data.workers,
+            process=process,
+        )
+
     def start(rules: Rules) -> Mapping[Path, Any]:
-        if settings.start is None:
-            return {}
-        return source_weights(settings.start, config, ["codec"], rules)
+        loaded: dict[Path, Any] = {}
+        if settings.start is not None:
+            loaded |= source_weights(settings.start, config, ["codec"], rules)
+        if settings.envelope.weight > 0:
+            # All of them in every process, so that all find the same.
+            every = batches(data.batch_size, (0, 1))
+            some = islice(every, -(-settings.envelope.crops // data.batch_size))
+            found = find_components(some, codec)
+            loaded |= {("envelope", name): leaf for name, leaf in found.items()}
+        return loaded
 
     return Task(
         config=config,
@@ -183,17 +208,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         loss=lambda keep: partial(codec_loss, training, keep),
         gradients=lambda keep: partial(codec_gradients, training, keep),
         batch_size=data.batch_size,
-        batches=lambda: crop_batches(
-            manifest,
-            rate=codec.sampling_rate,
-            crop_samples=crop,
-            frame_samples=codec.frame_samples,
-            batch_size=data.batch_size,
-            seed=settings.run.seed,
-            targets=training.distillation.targets,
-            workers=data.workers,
-            process=(jax.process_index(), jax.process_count()),
-        ),
+        batches=lambda: batches(data.batch_size, (jax.process_index(), jax.process_count())),
         batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,

@@ -1,0 +1,185 @@
+"""Envelopes that acoustic latents are taught: spectra, components, the encoder's start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+from small import small_config
+
+from voxtral_jax.codec.model import Codec, encoder_places, open_stream
+from voxtral_jax.nn.module import apply
+from voxtral_jax.parameters import leaves
+from voxtral_jax.training.codec import CodecLosses, CodecTraining, codec_gradients, codec_loss
+from voxtral_jax.training.data.batches import CropBatch
+from voxtral_jax.training.distillation import Nothing
+from voxtral_jax.training.envelope import (
+    BOUND,
+    EnvelopeSettings,
+    as_filterbank,
+    components_of,
+    envelope_loss,
+    envelopes,
+    filterbank,
+    find_components,
+)
+from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.sources import source_config
+from voxtral_jax.training.spectrum import mel_bands
+from voxtral_jax.training.state import split
+
+SMALL = small_config().codec
+FRAME = SMALL.frame_samples
+STEP = jnp.int32(0)
+
+
+def noise(seed: int, rows: int, frames: int) -> np.ndarray:
+    """Noise whose level changes from frame to frame and row to row."""
+    rng = np.random.default_rng(seed)
+    loud = 10 ** rng.uniform(-2, 0, (rows, frames, 1))
+    return (0.3 * loud * rng.standard_normal((rows, frames, FRAME))).reshape(rows, -1).astype("f4")
+
+
+def batch_of(samples: np.ndarray) -> CropBatch:
+    rows = len(samples)
+    return CropBatch(samples, np.full(rows, samples.shape[1], np.int32), np.arange(rows), {})
+
+
+def test_an_envelope_is_the_log_mel_spectrum_every_five_milliseconds() -> None:
+    audio = noise(0, 1, 3)
+    made = np.asarray(envelopes(audio, SMALL)).reshape(3 * 16, -1)
+    spectrum = np.abs(
+        librosa.stft(audio[0], n_fft=512, hop_length=120, window="hann", pad_mode="constant")
+    )
+    hann = np.hanning(513)[:-1]
+    bands = mel_bands(24000, 512) @ spectrum[:, : 3 * 16] / np.sqrt(np.sum(hann**2))
+    np.testing.assert_allclose(made, np.log10(np.maximum(bands, 1e-3)).T, atol=1e-3)
+
+
+def test_components_hold_envelopes_better_than_their_mean_and_the_same_each_time() -> None:
+    batches = [batch_of(noise(seed, 4, 6)) for seed in range(3)]
+    found = find_components(batches, SMALL)
+    again = find_components(batches, SMALL)
+    assert found["basis"].shape == (SMALL.acoustic_dim, 16 * 64)
+    for name in found:
+        np.testing.assert_array_equal(found[name], again[name])
+    made = np.asarray(envelopes(noise(9, 4, 6), SMALL))
+    exact = np.asarray(components_of(made, found))
+    assert np.abs(exact).max() <= BOUND
+    apart = np.abs(exact @ found["basis"] + found["mean"] - made).mean()
+    assert apart < 0.6 * np.abs(made - found["mean"]).mean()
+
+
+def test_frames_after_the_end_of_a_recording_are_not_looked_at() -> None:
+    whole = noise(1, 4, 6)
+    short = batch_of(np.concatenate([whole, noise(2, 4, 6)], axis=1))
+    short = replace(short, lengths=np.full(4, 6 * FRAME, np.int32))
+    ours, theirs = find_components([short], SMALL), find_components([batch_of(whole)], SMALL)
+    # Only the last spectra of the sixth frame look into the seventh.
+    np.testing.assert_allclose(ours["mean"][: 13 * 64], theirs["mean"][: 13 * 64], atol=1e-5)
+
+
+def test_exact_latents_are_as_good_as_components_can_be_and_saturated_ones_get_gradients() -> None:
+    found = find_components([batch_of(noise(3, 8, 6))], SMALL)
+    made = envelopes(noise(4, 2, 6), SMALL)
+    exact = components_of(made, found)
+    mask = jnp.ones(exact.shape[:2])
+    loss = partial(envelope_loss, made=made, exact=exact, components=found, mask=mask)
+    best = loss(jnp.arctanh(exact))
+    np.testing.assert_allclose(
+        best, jnp.mean(jnp.abs(exact @ found["basis"] + found["mean"] - made)), rtol=1e-4
+    )
+    saturated = jnp.full_like(exact, 30.0)
+    assert loss(saturated) > best
+    assert np.all(np.asarray(jax.grad(loss)(saturated)) > 0)
+
+
+@pytest.mark.parametrize("name", ["nano", "voxtral-4b"])
+def test_filters_answer_to_their_own_frequencies(name: str) -> None:
+    codec = source_config(f"configs/{name}/params.json").codec
+    bank = filterbank(codec)
+    assert bank.shape == (codec.dim, codec.patch_proj_kernel_size * codec.pretransform_patch_size)
+    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1, rtol=1e-5)
+    peaks = np.abs(np.fft.rfft(bank, 8 * 2048)).argmax(axis=1) * codec.sampling_rate / (8 * 2048)
+    pairs = peaks[: codec.dim // 2 * 2].reshape(-1, 2).mean(axis=1)
+    assert np.all(np.diff(pairs[8:]) > 0)
+    assert pairs[0] < 200
+    assert 9_000 < pairs[-1] < 12_000
+
+
+def test_the_encoder_starts_as_the_filterbank() -> None:
+    codec = source_config("configs/nano/params.json").codec
+    random = Codec(codec).init(jax.random.key(0), jnp.zeros((1, 8, 240)), jnp.full((1,), 8))
+    params = nn.meta.unbox(as_filterbank(random["params"], codec))
+    place = encoder_places(codec)[0]
+    audio = noise(5, 1, 2)
+    state = open_stream(encoder_places(codec), 1).blocks[0]
+    steps = audio.shape[1] // 240
+    zero, all_of_them = jnp.zeros(1, jnp.int32), jnp.full((1,), steps)
+    got, _ = apply(
+        place.block, params["input_proj"], audio.reshape(1, -1, 240), state, zero, all_of_them
+    )
+    bank = filterbank(codec)
+    gains = 10 * np.linspace(1, 3, codec.dim)
+    for step in (6, steps - 1):
+        window = audio[0, (step + 1) * 240 - bank.shape[1] : (step + 1) * 240]
+        np.testing.assert_allclose(got[0, step], gains * (bank @ window), rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_teaches_the_encoder_and_leaves_the_components_alone() -> None:
+    training = CodecTraining(
+        config=SMALL,
+        losses=CodecLosses(feature_matching=0.0, stft_windows=(126,)),
+        quantizer=QuantizerSettings(),
+        discriminators=None,
+        distillation=Nothing(),
+        envelope=EnvelopeSettings(weight=2.0, exact_share=0.5),
+    )
+    params, frozen = split(nn.meta.unbox(training.init(jax.random.key(0))), training.trained)
+    assert set(frozen) == {"codec", "envelope"}
+    frozen["envelope"] = find_components([batch_of(noise(6, 8, 6))], SMALL)
+    batch, key = batch_of(noise(7, 2, 2)), jax.random.key(1)
+    found = jax.jit(partial(codec_gradients, training, "all"))(params, frozen, batch, key, STEP)
+    value, metrics = codec_loss(training, "none", params, frozen, batch, key, STEP)
+    expected = jax.grad(lambda p: codec_loss(training, "none", p, frozen, batch, key, STEP)[0])(
+        params
+    )
+    np.testing.assert_allclose(found.loss, value, rtol=1e-4)
+    np.testing.assert_allclose(found.metrics["envelope"], metrics["envelope"], rtol=1e-4)
+    for (_, ours), (_, theirs) in zip(leaves(found.params), leaves(expected), strict=True):
+        scale = np.abs(theirs).max() + 1e-6
+        np.testing.assert_allclose(ours / scale, theirs / scale, atol=1e-3)
+    for name, leaf in frozen["envelope"].items():
+        np.testing.assert_array_equal(found.frozen["envelope"][name], leaf)
+
+
+def test_rows_decoded_from_exact_components_do_not_depend_on_the_acoustic_latents() -> None:
+    def gradient_of_last_conv(share: float) -> float:
+        training = CodecTraining(
+            config=SMALL,
+            losses=CodecLosses(
+                feature_matching=0.0, distillation=0.0, commitment=0.0, stft_windows=(126,)
+            ),
+            quantizer=QuantizerSettings(semantic_share=1.0, acoustic_share=0.0),
+            discriminators=None,
+            distillation=Nothing(),
+            envelope=EnvelopeSettings(weight=1e-12, exact_share=share),
+        )
+        params, frozen = split(nn.meta.unbox(training.init(jax.random.key(0))), training.trained)
+        frozen["envelope"] = find_components([batch_of(noise(6, 8, 6))], SMALL)
+        gradients = jax.grad(
+            lambda p: codec_loss(
+                training, "all", p, frozen, batch_of(noise(7, 2, 2)), jax.random.key(1), STEP
+            )[0]
+        )(params)
+        final = f"encoder_blocks_{2 * len(SMALL.encoder_stages) - 1}"
+        found = [leaf for path, leaf in leaves(gradients["codec"][final])]
+        return max(float(np.abs(leaf[SMALL.semantic_dim :]).max()) for leaf in found)
+
+    assert gradient_of_last_conv(1.0) < 1e-9 < gradient_of_last_conv(0.0)

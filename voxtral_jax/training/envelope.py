@@ -1,0 +1,173 @@
+"""What the acoustic latents may be taught to hold: the spectral envelope of their frame.
+
+An encoder that learns only through the decoder learns slowly. Here a frame's log mel spectrum is
+written in its first principal components, as many as there are acoustic codes. The latents learn
+them, some rows of each batch are decoded from the exact ones, and the encoder starts as a mel
+filterbank. None of this is published; `data/nano/README.md` has what it is good for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from voxtral_jax.codec.model import SPEECH_LEVEL
+from voxtral_jax.config import CodecConfig
+from voxtral_jax.parameters import Params
+from voxtral_jax.training.data.batches import CropBatch
+from voxtral_jax.training.losses import MEL_FLOOR, weighted_mean
+from voxtral_jax.training.settings import Count, Share
+from voxtral_jax.training.spectrum import mel_bands, windows
+
+WINDOW = 512
+"""Samples that a spectrum looks at."""
+HOPS_PER_PATCH = 2
+"""Spectra in each patch of the codec: one every 5 ms."""
+SPREAD = 2.5
+"""Standard deviations of a component that span its codes, to either side."""
+BOUND = 0.96
+"""Largest component that is taught: beyond it tanh is all but flat."""
+BEFORE_TANH = 0.3
+"""Weight of the distance before the tanh: without it, latents that saturate never come back."""
+LOWEST, HIGHEST = 40.0, 0.48
+"""Filters of the encoder's start: the lowest in Hz, the highest as a share of the sampling rate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvelopeSettings:
+    """How the acoustic latents are taught.
+
+    Attributes:
+        weight: of the loss; 0 leaves all of it out, as published.
+        exact_share: of samples that are decoded from exact components, not from their latents.
+        crops: from which the components are found when the run starts.
+    """
+
+    weight: float = 0.0
+    exact_share: Share = 0.25
+    crops: Count = 512
+
+
+def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array, "B T D"]:
+    """Log10 mel spectra of each frame, one after the other; S is a whole number of frames."""
+    hop = config.pretransform_patch_size // HOPS_PER_PATCH
+    spectra = jnp.fft.rfft(windows(samples, WINDOW, hop))
+    power = spectra.real**2 + spectra.imag**2
+    bands = jnp.sqrt(power) @ mel_bands(config.sampling_rate, WINDOW).T
+    logs = jnp.log10(jnp.maximum(bands, MEL_FLOOR))
+    return logs.reshape(samples.shape[0], samples.shape[1] // config.frame_samples, -1)
+
+
+def no_components(config: CodecConfig) -> Params:
+    """Zeros in the shapes of `find_components`."""
+    width = mel_bands(config.sampling_rate, WINDOW).shape[0] * HOPS_PER_PATCH * config.stride
+    return {"mean": jnp.zeros(width), "basis": jnp.zeros((config.acoustic_dim, width))}
+
+
+def find_components(batches: Iterable[CropBatch], config: CodecConfig) -> dict[str, np.ndarray]:
+    """Principal components of the frames of some batches.
+
+    Returns:
+        `mean` `[D]`, and `basis` `[A, D]`: what a component of 1 adds to it. float32.
+    """
+    make = jax.jit(envelopes, static_argnums=1)
+    found = []
+    for batch in batches:
+        made = np.asarray(make(batch.samples, config))
+        real = np.arange(made.shape[1]) < -(-batch.lengths // config.frame_samples)[:, None]
+        found.append(made[real])
+    frames = np.concatenate(found)
+    mean = frames.mean(axis=0)
+    _, values, axes = np.linalg.svd(frames - mean, full_matrices=False)
+    basis = np.zeros((config.acoustic_dim, frames.shape[1]), np.float32)
+    count = min(len(axes), config.acoustic_dim)
+    deviations = values[:count] / np.sqrt(len(frames))
+    basis[:count] = SPREAD * deviations[:, None] * axes[:count]
+    return {"mean": mean.astype(np.float32), "basis": basis}
+
+
+def components_of(made: Float[Array, "B T D"], components: Params) -> Float[Array, "B T A"]:
+    """The components of envelopes, bounded so that a latent can hold them."""
+    basis = components["basis"]
+    square = jnp.maximum(jnp.sum(basis**2, axis=1), 1e-12)
+    return jnp.clip((made - components["mean"]) @ basis.T / square, -BOUND, BOUND)
+
+
+def envelope_loss(
+    acoustic: Float[Array, "B T A"],
+    made: Float[Array, "B T D"],
+    exact: Float[Array, "B T A"],
+    components: Params,
+    mask: Float[Array, "B T"],
+) -> Array:
+    """Mean distance of the envelopes that latents name, and of latents before the tanh.
+
+    Args:
+        acoustic: latents before the tanh.
+        made: true envelopes.
+        exact: their components.
+        mask: frames that count.
+    """
+    named = jnp.tanh(acoustic) @ components["basis"] + components["mean"]
+    apart = jnp.mean(jnp.abs(named - made), axis=-1)
+    before = jnp.mean(jnp.abs(acoustic - jnp.arctanh(exact)), axis=-1)
+    return weighted_mean(apart + BEFORE_TANH * before, mask)
+
+
+def filterbank(config: CodecConfig) -> Float[np.ndarray, "dim samples"]:
+    """Pairs of windowed cosines and sines at mel frequencies, rows of norm 1, latest sample last.
+
+    Windows are as long as the distance of neighbouring frequencies asks for, and end with the
+    kernel; short ones lie in the middle of its last two patches.
+    """
+    import librosa
+
+    rate, patch = config.sampling_rate, config.pretransform_patch_size
+    samples, pairs = config.patch_proj_kernel_size * patch, -(-config.dim // 2)
+    centres = librosa.mel_frequencies(pairs + 2, fmin=LOWEST, fmax=HIGHEST * rate)
+    apart = (centres[2:] - centres[:-2]) / 2
+    rows = []
+    for centre, distance in zip(centres[1:-1], apart, strict=True):
+        length = int(min(samples, 2 * rate / max(distance, LOWEST)))
+        last = samples - max(0, (min(samples, 2 * patch) - length) // 2)
+        taper = np.zeros(samples)
+        taper[last - length : last] = np.hanning(length + 2)[1:-1]
+        turns = 2 * np.pi * centre * np.arange(samples) / rate
+        rows += [taper * np.cos(turns), taper * np.sin(turns)]
+    bank = np.stack(rows)[: config.dim]
+    return (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
+
+
+def as_filterbank(codec: Params, config: CodecConfig) -> Params:
+    """Random weights, boxed or not, with an encoder that begins as a filterbank.
+
+    High filters are louder, as speech is weaker there; the layers that follow are heard at once;
+    acoustic latents are small, so that tanh lets gradients pass.
+    """
+    patch, kernel = config.pretransform_patch_size, config.patch_proj_kernel_size
+    bank = filterbank(config).reshape(config.dim, kernel, patch).transpose(0, 2, 1)
+    gains = (np.linspace(1, 3, config.dim) / SPEECH_LEVEL).astype(np.float32)[:, None, None]
+    latents = np.ones((config.latent_dim, 1, 1), np.float32)
+    latents[config.semantic_dim :] = 0.1
+    final = f"encoder_blocks_{2 * len(config.encoder_stages) - 1}"
+
+    def change(path: tuple[Any, ...], leaf: Array) -> Array:
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        block, name = names[0], names[-1]
+        if block == "input_proj":
+            if name.endswith("original0"):
+                return jnp.asarray(gains, leaf.dtype)
+            return jnp.asarray(bank * (kernel if name.endswith("original1") else gains), leaf.dtype)
+        if block == "encoder_blocks_0" and name in ("attention_scale", "ffn_scale"):
+            return jnp.ones_like(leaf)
+        if block == final and name.endswith(("original0", "weight")):
+            return leaf * latents
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(change, codec)
