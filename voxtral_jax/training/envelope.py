@@ -21,9 +21,9 @@ from voxtral_jax.codec.model import SPEECH_LEVEL
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.losses import MEL_FLOOR, weighted_mean
+from voxtral_jax.training.losses import weighted_mean
 from voxtral_jax.training.settings import Count, Share
-from voxtral_jax.training.spectrum import mel_bands, windows
+from voxtral_jax.training.spectrum import log_mel, mel_bands
 
 WINDOW = 512
 """Samples that a spectrum looks at."""
@@ -57,10 +57,7 @@ class EnvelopeSettings:
 def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array, "B T D"]:
     """Log10 mel spectra of each frame, one after the other; S is a whole number of frames."""
     hop = config.pretransform_patch_size // HOPS_PER_PATCH
-    spectra = jnp.fft.rfft(windows(samples, WINDOW, hop))
-    power = spectra.real**2 + spectra.imag**2
-    bands = jnp.sqrt(power) @ mel_bands(config.sampling_rate, WINDOW).T
-    logs = jnp.log10(jnp.maximum(bands, MEL_FLOOR))
+    logs = log_mel(samples, WINDOW, config.sampling_rate, hop)
     return logs.reshape(samples.shape[0], samples.shape[1] // config.frame_samples, -1)
 
 

@@ -15,10 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from voxtral_jax.training.discriminator import Judgement
-from voxtral_jax.training.spectrum import magnitudes, mel_bands
-
-MEL_FLOOR = 1e-3
-"""Magnitude under which bands count as silent: 60 dB under white noise of variance 1."""
+from voxtral_jax.training.spectrum import log_mel, magnitudes
 
 
 def weighted_mean(values: Float[Array, "*axes"], weights: Float[Array, "*axes"]) -> Array:
@@ -71,10 +68,7 @@ def log_mel_l1(
         rate: samples a second.
     """
 
-    def mel(x: Array, size: int) -> Array:
-        return jnp.log10(jnp.maximum(magnitudes(x, size) @ mel_bands(rate, size).T, MEL_FLOOR))
-
-    distances = [jnp.mean(jnp.abs(mel(real, n) - mel(fake, n))) for n in sizes]
+    distances = [jnp.mean(jnp.abs(log_mel(real, n, rate) - log_mel(fake, n, rate))) for n in sizes]
     return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
 
 

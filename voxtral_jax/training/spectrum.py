@@ -11,6 +11,8 @@ from jaxtyping import Array, Complex, Float
 
 OVERLAP = 4
 """Frames that cover each sample: the hop is a quarter of the window."""
+MEL_FLOOR = 1e-3
+"""Magnitude under which bands count as silent: 60 dB under white noise of variance 1."""
 MOST_MELS = 80
 """Mel bands; narrow windows have fewer, one for each four bins."""
 
@@ -24,38 +26,47 @@ def mel_bands(rate: int, size: int) -> Float[np.ndarray, "bands bins"]:
     return librosa.filters.mel(sr=rate, n_fft=size, n_mels=bands, norm=1).astype(np.float32)
 
 
-def frame_count(samples: int, size: int) -> int:
+def frame_count(samples: int, size: int, hop: int | None = None) -> int:
     """Frames that `stft` makes of so many samples."""
-    return math.ceil(samples / (size // OVERLAP))
+    return math.ceil(samples / (hop or size // OVERLAP))
 
 
-def windows(x: Float[Array, "B S"], size: int, hop: int) -> Float[Array, "B frames size"]:
-    """Hann windows of `size` samples, `hop` apart, the first centred on the first sample.
-
-    Tapers have a square sum of 1.
-    """
-    blocks, frames = math.ceil(size / hop), math.ceil(x.shape[1] / hop)
-    before = size // 2
-    after = (frames + blocks - 1) * hop - before - x.shape[1]
-    rows = jnp.pad(x, ((0, 0), (before, max(after, 0))))
-    rows = rows[:, : (frames + blocks - 1) * hop].reshape(x.shape[0], -1, hop)
-    cut = jnp.concatenate([rows[:, i : i + frames] for i in range(blocks)], axis=-1)
-    hann = np.hanning(size + 1)[:-1]
-    return cut[..., :size] * (hann / np.sqrt(np.sum(hann**2))).astype(np.float32)
-
-
-def stft(x: Float[Array, "B S"], size: int) -> Complex[Array, "B frames bins"]:
-    """Spectra of Hann windows of `size` samples, `size // 4` apart, `size // 2 + 1` bins.
+def stft(
+    x: Float[Array, "B S"], size: int, hop: int | None = None
+) -> Complex[Array, "B frames bins"]:
+    """Spectra of Hann windows of `size` samples, `hop` apart, `size // 2 + 1` bins.
 
     Zeros surround the signal: the first window is centred on the first sample. Divided by the
     window's length in the sense of power: white noise of variance 1 has bins of power 1.
+
+    Args:
+        hop: None is a quarter of the window.
     """
-    return jnp.fft.rfft(windows(x, size, size // OVERLAP))
+    hop = hop or size // OVERLAP
+    blocks = math.ceil(size / hop)
+    frames = frame_count(x.shape[1], size, hop)
+    before = size // 2
+    after = (frames + blocks - 1) * hop - before - x.shape[1]
+    rows = jnp.pad(x, ((0, 0), (before, max(after, 0)))).reshape(x.shape[0], -1, hop)
+    windows = jnp.concatenate([rows[:, i : i + frames] for i in range(blocks)], axis=-1)
+    hann = np.hanning(size + 1)[:-1]
+    taper = (hann / np.sqrt(np.sum(hann**2))).astype(np.float32)
+    return jnp.fft.rfft(windows[..., :size] * taper, axis=-1)
 
 
-def magnitudes(x: Float[Array, "B S"], size: int) -> Float[Array, "B frames bins"]:
+def magnitudes(
+    x: Float[Array, "B S"], size: int, hop: int | None = None
+) -> Float[Array, "B frames bins"]:
     """Absolute values of `stft`, with a gradient of 0 at 0."""
-    spectrum = stft(x, size)
+    spectrum = stft(x, size, hop)
     power = spectrum.real**2 + spectrum.imag**2
     positive = power > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, power, 1.0)), 0.0)
+
+
+def log_mel(
+    x: Float[Array, "B S"], size: int, rate: int, hop: int | None = None
+) -> Float[Array, "B frames bands"]:
+    """Log10 magnitudes of mel bands, not below that of `MEL_FLOOR`."""
+    bands = magnitudes(x, size, hop) @ mel_bands(rate, size).T
+    return jnp.log10(jnp.maximum(bands, MEL_FLOOR))

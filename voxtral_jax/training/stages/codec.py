@@ -175,13 +175,13 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     )
     unreadable = Unreadable(manifest, data.most_broken)
 
-    def batches(batch_size: int, process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
+    def batches(process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
         return crop_batches(
             manifest,
             rate=codec.sampling_rate,
             crop_samples=crop,
             frame_samples=codec.frame_samples,
-            batch_size=batch_size,
+            batch_size=data.batch_size,
             seed=settings.run.seed,
             targets=training.distillation.targets,
             workers=data.workers,
@@ -194,8 +194,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
         if settings.envelope.weight > 0:
             # All of them in every process, so that all find the same.
-            every = batches(data.batch_size, (0, 1))
-            some = islice(every, -(-settings.envelope.crops // data.batch_size))
+            some = islice(batches((0, 1)), -(-settings.envelope.crops // data.batch_size))
             found = find_components(some, codec)
             loaded |= {("envelope", name): leaf for name, leaf in found.items()}
         return loaded
@@ -208,7 +207,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         loss=lambda keep: partial(codec_loss, training, keep),
         gradients=lambda keep: partial(codec_gradients, training, keep),
         batch_size=data.batch_size,
-        batches=lambda: batches(data.batch_size, (jax.process_index(), jax.process_count())),
+        batches=lambda: batches((jax.process_index(), jax.process_count())),
         batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,
