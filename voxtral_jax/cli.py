@@ -39,7 +39,9 @@ EncoderOption = Annotated[
 AdapterOption = Annotated[
     Path | None, typer.Option(help="Adapter to merge into the model (.safetensors).")
 ]
-DtypeOption = Annotated[str | None, typer.Option(help="float32 or bfloat16 (default: by device).")]
+DtypeOption = Annotated[
+    str | None, typer.Option(help="float32, bfloat16 or int8 weights (default: by device).")
+]
 """Which model, for all commands that load one."""
 STDOUT = "-"
 DEFAULT_OUT = "speech.wav"

@@ -17,6 +17,7 @@ from voxtral_jax.checkpoint.download import find_model, find_own_model
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, has_encoder, load_params
 from voxtral_jax.codec import fold
 from voxtral_jax.config import VoxtralConfig
+from voxtral_jax.eight_bit import eight_bit
 from voxtral_jax.errors import CheckpointError, RequestError, VoiceError
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
@@ -27,7 +28,8 @@ from voxtral_jax.voice import About, Voice, default_voice, read_about, voice_fil
 if TYPE_CHECKING:
     from voxtral_jax.text import Tokenizer
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = ("float32", "bfloat16", "int8")
+"""What the matrices of decoder and flow can be kept in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,8 @@ def load_model(
         path_or_name: a directory with `params.json`, `consolidated.safetensors`, `tekken.json` and
             `voice_embedding/`, or a hub id; None is the small model that comes with the package.
         mesh: from `voxtral_jax.make_mesh`, to spread the model over devices.
-        dtype: of decoder and flow, "bfloat16" (default on a GPU) or "float32" (default on a CPU).
+        dtype: of decoder and flow, "bfloat16" (default on a GPU) or "float32" (default on a CPU);
+            "int8" keeps their matrices in 8 bits (`voxtral_jax.eight_bit`), the rest as by default.
         encoder_weights: safetensors file with the codec's encoder, which the released checkpoint
             leaves out and cloning needs.
         adapter: safetensors file of low-rank adapters (`train.py export`), merged into the weights.
@@ -121,9 +124,9 @@ def load_model(
     """
     directory = find_own_model() if path_or_name is None else find_model(path_or_name)
     config = VoxtralConfig.load(directory)
-    if dtype is None:
-        dtype = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    elif str(jnp.dtype(dtype)) not in DTYPES:
+    usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    kind = usual if dtype is None else str(jnp.dtype(dtype))
+    if kind not in DTYPES:
         raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     tokenizer = load_tokenizer(directory, config.tokenizer)
     rules = None if mesh is None else Rules.make(config, mesh)
@@ -131,11 +134,14 @@ def load_model(
     if encoder_weights is not None:
         files.append(Path(encoder_weights))
     adapters = None if adapter is None else read_adapters(adapter)
-    params = load_params(config, files, dtype=jnp.dtype(dtype), rules=rules)
+    loaded = jnp.dtype(usual if kind == "int8" else kind)
+    params = load_params(config, files, dtype=loaded, rules=rules)
     if encoder_weights is not None and not has_encoder(params):
         raise CheckpointError(f"{encoder_weights} holds no weights of the codec's encoder")
     if adapters is not None:
         params = adapt(params, adapters, str(adapter))
+    if kind == "int8":
+        params = eight_bit(params)
     return Model(
         config=config,
         params=params,

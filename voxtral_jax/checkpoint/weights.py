@@ -24,6 +24,7 @@ from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.files import replacing
 from voxtral_jax.flow.model import time_frequencies
+from voxtral_jax.nn.linear import SCALE
 from voxtral_jax.parameters import (
     PREFIXES,
     Params,
@@ -215,6 +216,8 @@ def save_params(
     """
     expected = dict(leaves(abstract_params(config, encoder=has_encoder(params))))
     given = dict(leaves(params))
+    if any(key[-1] == SCALE for key in given):
+        raise CheckpointError(f"weights of 8 bits cannot be written to {path}: load bfloat16 ones")
     if expected.keys() != given.keys():
         odd = {checkpoint_key(p) for p in expected.keys() ^ given.keys()}
         raise CheckpointError(f"weights do not fit the configuration: {_listed(odd)}")

@@ -19,12 +19,15 @@ from voxtral_jax.sharding import Axes
 
 LORA = ("lora_a", "lora_b")
 """Weights of an adapter beside `weight`: `[rank, inputs]` and `[features, rank]`."""
+SCALE = "weight_scale"
+"""Beside a `weight` of 8 bits: `[features]` float32, what a step of each row stands for."""
 
 
 class Linear(nn.Module):
     """`y = x W^T` without bias; `weight` is `[features, inputs]`, as in the checkpoint.
 
-    Where there is an adapter (`LORA`), `y = x (W + B A)^T`.
+    Where there is an adapter (`LORA`), `y = x (W + B A)^T`; where there is a `SCALE`, `weight` is
+    int8 and counts steps of it.
 
     Attributes:
         features: size of the output.
@@ -39,7 +42,14 @@ class Linear(nn.Module):
         init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
         weight = declare(self, "weight", init, (self.features, x.shape[-1]), self.axes)
         # One matrix of all vectors: on CPUs the gradient of more axes costs half as much again.
-        y = (x.reshape(-1, x.shape[-1]) @ weight.astype(x.dtype).T).reshape(*x.shape[:-1], -1)
+        rows = x.reshape(-1, x.shape[-1])
+        if self.has_variable("params", SCALE):
+            scale: Any = self.get_variable("params", SCALE)
+            steps = jnp.matmul(rows, weight.astype(x.dtype).T, preferred_element_type=jnp.float32)
+            y = (steps * scale).astype(x.dtype)
+        else:
+            y = rows @ weight.astype(x.dtype).T
+        y = y.reshape(*x.shape[:-1], -1)
         if self.has_variable("params", "lora_a"):
             a: Any = self.get_variable("params", LORA[0]).astype(x.dtype)
             b: Any = self.get_variable("params", LORA[1]).astype(x.dtype)
