@@ -3,13 +3,13 @@
     python benchmarks/decode.py --params configs/nano/params.json --batch 1 --prompt 256
 
 Prints ms per frame, real-time factor, bytes and operations per frame, and their share of the
-measured ceilings; writes the same as JSON with --out.
+measured ceilings; each part of a frame alone, against its own floor; writes the same as JSON with
+--out.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import json
 import math
@@ -22,29 +22,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from hardware import Ceilings, measure, median_seconds
+from parts import CODEC_FRAMES, Bench, CodecBench, Cost, Sizes, measure_parts, part_costs
 
 from voxtral_jax import VoxtralConfig, enable_compilation_cache
 from voxtral_jax.buckets import bucket
 from voxtral_jax.checkpoint.weights import CODEC_DTYPE
 from voxtral_jax.codec import fold
-from voxtral_jax.codec.run import decode_chunk, decoder_stream
 from voxtral_jax.decoder.generate import Requests, generate, prefill
 from voxtral_jax.decoder.prompt import PromptBatch
+from voxtral_jax.eight_bit import eight_bit
 from voxtral_jax.flow import SOLVERS, Sampler
 from voxtral_jax.kernels import default_kernels
-from voxtral_jax.parameters import abstract_params, count, leaves, unflatten
+from voxtral_jax.model import DTYPES
+from voxtral_jax.parameters import abstract_params, leaves, unflatten
 from voxtral_jax.serving.scheduler import LEAST_CACHE
 
-CODEC_FRAMES = 8
-"""Frames of a codec chunk, as `synthesize` decodes them."""
 
-
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """Bytes that a frame must read at least (whatever the batch), and operations."""
-
-    bytes: float
-    operations: float
+def usual_dtype() -> str:
+    """What weights are kept in on this device, unless something else is asked for."""
+    return "bfloat16" if jax.default_backend() == "gpu" else "float32"
 
 
 @partial(jax.jit, static_argnames=("shape", "dtype"))
@@ -63,28 +59,6 @@ def random_params(config: VoxtralConfig, dtype: jnp.dtype) -> Any:
     return unflatten(flat)
 
 
-def frame_cost(config: VoxtralConfig, sampler: Sampler, batch: int, tokens: int, size: int) -> Cost:
-    """Least cost of one frame of `batch` sequences with `tokens` in the cache.
-
-    Weights are read once whatever the batch; the flow's once for each evaluation.
-    """
-    params = abstract_params(config, encoder=False)
-    tables = ("mm_audio_embeddings",)
-    decoder = count({k: v for k, v in params["decoder"].items() if k not in tables})
-    flow = params["flow"]
-    layers = count({k: v for k, v in flow.items() if k.startswith("layers")})
-    once = count({k: flow[k] for k in ("semantic_codebook_output", "llm_projection")})
-    small = count({k: flow[k] for k in ("input_projection", "acoustic_codebook_output")})
-    evaluations = sampler.steps * len(SOLVERS[sampler.solver].offsets)
-    cache = 2 * config.n_layers * config.n_kv_heads * config.head_dim * tokens * batch
-    weights = decoder + once + evaluations * (layers + small)
-    # Guidance doubles the rows; of three tokens the last layer asks for one.
-    share = (3 * (config.flow.n_layers - 1) + 1) / config.flow.n_layers
-    rows = decoder + once + evaluations * 2 * (layers * share + small)
-    attention = 4 * config.n_layers * config.n_heads * config.head_dim * tokens
-    return Cost(size * (weights + cache), 2 * batch * rows + batch * attention)
-
-
 def main() -> None:
     """Parses the command line, measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -95,25 +69,26 @@ def main() -> None:
     parser.add_argument("--solver", default="euler", choices=sorted(SOLVERS))
     parser.add_argument("--steps", type=int, help="flow steps (default: the configuration's)")
     parser.add_argument("--kernels", help="pallas, jnp or interpret (default: by backend)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="(default: by device)")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: by device)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="also write JSON here")
     options = parser.parse_args()
 
     enable_compilation_cache()
-    gpu = jax.default_backend() == "gpu"
-    dtype = jnp.dtype(options.dtype or ("bfloat16" if gpu else "float32"))
+    dtype = jnp.dtype(usual_dtype() if options.dtype in (None, "int8") else options.dtype)
     config = VoxtralConfig.load(options.params)
     steps = options.steps or config.flow.n_decoding_steps
     sampler = Sampler(options.solver, steps, options.kernels or default_kernels())
     ceilings = measure(dtype)
     params = random_params(config, dtype)
+    if options.dtype == "int8":
+        params = eight_bit(params)
     result = run(config, params, sampler, ceilings, options)
     device = jax.devices()[0]
     result |= {
         "params": str(options.params),
         "device": device.device_kind,
-        "dtype": str(dtype),
+        "dtype": options.dtype or str(dtype),
         "jax": jax.__version__,
         "date": datetime.date.today().isoformat(),
         "batch": options.batch,
@@ -169,17 +144,13 @@ def run(
     assert int(state.frames.min()) == frames, "every sequence must run its full length"
     frame = float(np.median(times[1:]))
 
-    codec = fold(params["codec"], config.codec)
-    codes = np.zeros((batch, CODEC_FRAMES, config.codec.n_codebooks), np.int32)
-    valid = np.full(batch, CODEC_FRAMES, np.int32)
-    chunk = median_seconds(
-        lambda: decode_chunk(
-            codec, codes, valid, decoder_stream(config.codec, batch), config=config.codec
-        )[0]
-    )
-    size = jax.tree.leaves(speaker)[0].dtype.itemsize
-    cost = frame_cost(config, sampler, batch, options.prompt + frames // 2, size)
-    floor = max(cost.bytes / ceilings.bandwidth, cost.operations / ceilings.matmul)
+    chunk = CodecBench(fold(params["codec"], config.codec), config, batch).seconds()
+    kept = params["decoder"]["layers_0"]["attention"]["wq"]["weight"].dtype.itemsize
+    sizes = Sizes(weight=kept, cache=state.cache.keys[0].dtype.itemsize)
+    costs = part_costs(config, sampler, batch, options.prompt + frames // 2, sizes)
+    parts = measure_parts(Bench(config, speaker, sampler, start(), requests))
+    cost = sum(costs.values(), Cost())
+    floor = cost.floor(ceilings)
     frame_rate = config.codec.frame_rate
     total = frame + chunk / CODEC_FRAMES
     return {
@@ -196,6 +167,14 @@ def run(
         "share_of_bandwidth": cost.bytes / frame / ceilings.bandwidth,
         "matmul_rate": ceilings.matmul,
         "share_of_matmul_rate": cost.operations / frame / ceilings.matmul,
+        "parts": {
+            name: {
+                "ms": 1e3 * parts[name],
+                "floor_ms": 1e3 * costs[name].floor(ceilings),
+                "time_over_floor": parts[name] / costs[name].floor(ceilings),
+            }
+            for name in parts
+        },
     }
 
 

@@ -23,13 +23,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from decode import random_params
+from decode import random_params, usual_dtype
 
 import voxtral_jax as vx
 from voxtral_jax import Model, Voice, VoxtralConfig, utterance
 from voxtral_jax.codec import fold
+from voxtral_jax.eight_bit import eight_bit
 from voxtral_jax.errors import BusyError
 from voxtral_jax.kernels import default_kernels
+from voxtral_jax.model import DTYPES
 from voxtral_jax.serving.engine import Engine, EngineSettings
 from voxtral_jax.text import ByteTokenizer, FrameLimits, estimate_seconds
 
@@ -170,11 +172,31 @@ def summary(answers: list[Answer], text: str, wall: float) -> dict[str, Any]:
     }
 
 
-def random_model(params: Path, dtype: str | None) -> tuple[Model, Voice]:
-    """A model of these sizes with random weights, and a random voice."""
+class FewTokens(ByteTokenizer):
+    """Tokens for random weights: as many as Tekken makes of English, without its file."""
+
+    characters = 4.5
+    """For each token."""
+
+    def encode(self, text: str, language: str | None = None) -> list[int]:
+        """Every few bytes of the text."""
+        ids = super().encode(text, language)
+        return ids[: max(1, round(len(ids) / self.characters))]
+
+
+def random_model(params: Path, dtype: str | None, rows: int | None = None) -> tuple[Model, Voice]:
+    """A model of these sizes with random weights, and a random voice.
+
+    Args:
+        params: params.json.
+        dtype: None is the device's usual.
+        rows: of a batch-invariant model.
+    """
     config = VoxtralConfig.load(params)
-    gpu = jax.default_backend() == "gpu"
-    weights = random_params(config, jnp.dtype(dtype or ("bfloat16" if gpu else "float32")))
+    loaded = usual_dtype() if dtype in (None, "int8") else dtype
+    weights = random_params(config, jnp.dtype(loaded))
+    if dtype == "int8":
+        weights = eight_bit(weights)
     frames = round(PROMPT_SECONDS * config.codec.frame_rate) + 1
     random = np.random.default_rng(0)
     voice = Voice("random", random.standard_normal((frames, config.dim)).astype(np.float32), None)
@@ -182,11 +204,12 @@ def random_model(params: Path, dtype: str | None) -> tuple[Model, Voice]:
         config=config,
         params=weights,
         codec=fold(weights["codec"], config.codec),
-        tokenizer=ByteTokenizer(),
+        tokenizer=FewTokens(),
         voices={},
         kernels=default_kernels(),
         rules=None,
         source=str(params),
+        batch_invariant=rows,
     )
 
     def usual(text: str, frame_rate: float) -> FrameLimits:
@@ -236,10 +259,12 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--chunks", type=int, nargs="+", default=[2, 8], help="frames of a chunk")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 16, 32, 64])
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.5, 0.8], help="of the best")
+    parser.add_argument("--rates", type=float, nargs="*", default=[0.5, 0.8], help="of the best")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
     parser.add_argument("--characters", type=int, default=500)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="(default: by device)")
+    parser.add_argument("--prompt", type=int, default=1024, help="tokens of the longest prompt")
+    parser.add_argument("--part", type=float, default=60.0, help="seconds of the longest part")
+    parser.add_argument("--dtype", choices=DTYPES, help="(default: by device)")
     parser.add_argument("--out", type=Path, help="write JSON here, and a plot beside it")
     options = parser.parse_args()
 
@@ -251,7 +276,11 @@ def main() -> None:
     else:
         model = vx.load_model(options.model, dtype=options.dtype)
     settings = EngineSettings(
-        slots=options.slots, chunk_frames=tuple(options.chunks), most_waiting=10_000
+        slots=options.slots,
+        chunk_frames=tuple(options.chunks),
+        most_waiting=10_000,
+        longest_prompt=options.prompt,
+        longest_part=options.part,
     )
     device = jax.devices()[0]
     result: dict[str, Any] = {
@@ -261,6 +290,7 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "slots": options.slots,
         "chunk_frames": options.chunks,
+        "dtype": options.dtype or usual_dtype(),
         "characters": len(text),
         "closed_loop": {},
         "open_loop": {},

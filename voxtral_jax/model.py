@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "int8")
 """What the matrices of decoder and flow can be kept in."""
+MOST_ROWS = 1024
+"""Of a batch-invariant model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Model:
         kernels: "pallas", "jnp" or "interpret"; `dataclasses.replace` overrides the choice.
         rules: places on a mesh, or None for one device.
         source: directory it was loaded from.
+        batch_invariant: rows that are computed whatever is asked for, or None; see `load_model`.
     """
 
     config: VoxtralConfig
@@ -55,6 +58,7 @@ class Model:
     kernels: str
     rules: Rules | None = field(repr=False)
     source: str
+    batch_invariant: int | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -106,6 +110,7 @@ def load_model(
     dtype: str | jnp.dtype | None = None,
     encoder_weights: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] | None = None,
+    batch_invariant: int | None = None,
 ) -> Model:
     """Loads a model of the released layout.
 
@@ -118,10 +123,16 @@ def load_model(
         encoder_weights: safetensors file with the codec's encoder, which the released checkpoint
             leaves out and cloning needs.
         adapter: safetensors file of low-rank adapters (`train.py export`), merged into the weights.
+        batch_invariant: compute so many rows whatever is asked for, in shapes that never change, so
+            that a seed gives the same codes, bit for bit, alone and in any batch, streamed and
+            served. Without, arithmetic in other shapes may round a code to its neighbour.
 
     Raises:
         ConfigError, CheckpointError: files are missing or do not fit each other.
+        RequestError: an argument is out of range.
     """
+    if batch_invariant is not None and not 1 <= batch_invariant <= MOST_ROWS:
+        raise RequestError(f"batch_invariant must be from 1 to {MOST_ROWS}, got {batch_invariant}")
     directory = find_own_model() if path_or_name is None else find_model(path_or_name)
     config = VoxtralConfig.load(directory)
     usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -151,4 +162,5 @@ def load_model(
         kernels=default_kernels(mesh),
         rules=rules,
         source=str(directory),
+        batch_invariant=batch_invariant,
     )

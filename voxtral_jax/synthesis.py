@@ -183,12 +183,18 @@ def stream(
     return chunks()
 
 
+def _room(model: Model, lines: Sequence[Line], most_slots: int, chunk: int) -> Room:
+    if model.batch_invariant is not None:
+        return Room.invariant_for(lines, model.batch_invariant, chunk)
+    return Room.of(lines, most_slots, chunk)
+
+
 def _side_by_side(
     model: Model, lines: Sequence[Line], sampler: Sampler
 ) -> Iterator[list[tuple[int, Chunk]]]:
     """Speaks lines, the longest first; yields what is made of which (its number)."""
     size = max(CHUNK_FRAMES, opening_frames(model.config.codec))
-    scheduler = Scheduler[int](model, Room.of(lines, MOST_LINES, size))
+    scheduler = Scheduler[int](model, _room(model, lines, MOST_LINES, size))
     waiting = deque(sorted(range(len(lines)), key=lambda i: -lines[i].most_frames))
     together = scheduler.free
     while waiting or scheduler.busy:
@@ -205,7 +211,7 @@ def _one_after_the_other(
     model: Model, lines: Sequence[Line], sampler: Sampler, size: int
 ) -> Iterator[Chunk]:
     """Speaks lines in their order, in chunks of `size` frames."""
-    scheduler = Scheduler[int](model, Room.of(lines, 1, size))
+    scheduler = Scheduler[int](model, _room(model, lines, 1, size))
     for i, line in enumerate(lines):
         scheduler.admit([(i, line, sampler)])
         while scheduler.busy:

@@ -18,7 +18,7 @@ from voxtral_jax.codec.run import opening_frames
 from voxtral_jax.decoder.prompt import LEAST_PROMPT
 from voxtral_jax.errors import BusyError, ClosedError, EngineError, RequestError, TextError
 from voxtral_jax.flow import Sampler
-from voxtral_jax.serving.scheduler import Chunk, Line, Room, Scheduler
+from voxtral_jax.serving.scheduler import LONGEST_PROMPT, Chunk, Line, Room, Scheduler
 from voxtral_jax.serving.talk import Talk
 from voxtral_jax.serving.warmup import warm_up
 from voxtral_jax.synthesis import Assembly
@@ -50,7 +50,7 @@ class EngineSettings:
     chunk_frames: tuple[int, ...] = (2, 8)
     most_waiting: int = 64
     longest_text: int = 10_000
-    longest_prompt: int = 1024
+    longest_prompt: int = LONGEST_PROMPT
     longest_part: float = 60.0
     steps: tuple[int, ...] = ()
     admit_tokens: int = 1024
@@ -117,7 +117,13 @@ class Engine:
                 f"{settings.longest_part} s leave no room in the model's "
                 f"{config.max_position_embeddings} tokens"
             )
-        self._room = Room(settings.slots, prompt, most, max(self._chunks))
+        rows = model.batch_invariant
+        if rows not in (None, settings.slots):
+            raise RequestError(
+                f"the model computes {rows} rows whatever is asked for: start the engine with "
+                f"{rows} slots, not {settings.slots}"
+            )
+        self._room = Room(settings.slots, prompt, most, max(self._chunks), rows is not None)
         own = config.flow.n_decoding_steps
         self._samplers = {
             steps: Sampler("euler", steps, model.kernels) for steps in {own, *settings.steps}

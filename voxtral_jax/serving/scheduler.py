@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int
 from voxtral_jax.buckets import bucket
 from voxtral_jax.decoder.generate import Requests
 from voxtral_jax.decoder.prompt import PromptBatch, batch_prompts
+from voxtral_jax.errors import TextError
 from voxtral_jax.flow import Sampler
 from voxtral_jax.serving.slots import Voiced, admit, advance, open_slots
 from voxtral_jax.speech import FinishReason
@@ -30,6 +31,9 @@ LEAST_CACHE = 128
 """Smallest key/value cache, in tokens."""
 LEAST_SPAN = 512
 """Smallest part of the cache that frames look at, in tokens; it doubles up to the whole."""
+LONGEST_PROMPT, LONGEST_LINE = 1024, 750
+"""Tokens of a prompt and frames of a line that an engine has room for, unless told otherwise, and
+a batch-invariant model always."""
 
 Who = TypeVar("Who", bound=Hashable)
 
@@ -91,12 +95,15 @@ class Room:
         prompt: tokens of the longest prompt.
         frames: of the longest line.
         chunk: frames of the longest chunk.
+        invariant: compute the same shapes whoever is there: a line's codes are then the same, bit
+            for bit, with any others.
     """
 
     slots: int
     prompt: int
     frames: int
     chunk: int
+    invariant: bool = False
 
     @classmethod
     def of(cls, lines: Sequence[Line], most_slots: int, chunk: int) -> Room:
@@ -104,6 +111,20 @@ class Room:
         frames = bucket(max(line.most_frames for line in lines), chunk)
         prompt = bucket(max(len(line.ids) for line in lines), LEAST_CACHE)
         return cls(bucket(min(len(lines), most_slots)), prompt, frames, chunk)
+
+    @classmethod
+    def invariant_for(cls, lines: Sequence[Line], slots: int, chunk: int) -> Room:
+        """The room of all lines, whichever these are.
+
+        Raises:
+            TextError: one of them does not fit.
+        """
+        if any(len(line.ids) > LONGEST_PROMPT or line.most_frames > LONGEST_LINE for line in lines):
+            raise TextError(
+                f"a batch-invariant model has room for {LONGEST_PROMPT} tokens of voice prompt and "
+                f"text, and {LONGEST_LINE} frames of a part; use a shorter reference or part"
+            )
+        return cls(slots, LONGEST_PROMPT, LONGEST_LINE, chunk, invariant=True)
 
     @property
     def cache(self) -> int:
@@ -113,6 +134,8 @@ class Room:
     @property
     def spans(self) -> list[int]:
         """Parts of the cache that frames may look at, up to the whole."""
+        if self.invariant:
+            return [self.cache]
         spans = [LEAST_SPAN]
         while spans[-1] < self.cache:
             spans.append(2 * spans[-1])
@@ -163,6 +186,10 @@ class Scheduler(Generic[Who]):
             lines: whose they are, the lines (which fit the room), and how their flow runs; no more
                 than there are free slots.
         """
+        if self.room.invariant and len(lines) > 1:
+            for one in lines:
+                self.admit([one])
+            return
         rows = [row for row, one in enumerate(self._running) if one is None][: len(lines)]
         spare = bucket(len(lines)) - len(lines)
         only = [line for _, line, _ in lines]
