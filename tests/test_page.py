@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 playwright = pytest.importorskip("playwright.sync_api")
 app_module = pytest.importorskip("voxtral_jax.serving.http.app")
 settings_module = pytest.importorskip("voxtral_jax.serving.http.settings")
+av = pytest.importorskip("av")
 expect = playwright.expect
 
 CHROMIUM = shutil.which("chromium")
@@ -235,6 +236,30 @@ def test_a_dropped_recording_is_kept_as_a_voice_and_deleted(page: Page) -> None:
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete").click()
     expect(page.locator("#voice option[value=reader]")).to_have_count(0)
+
+
+def test_a_recording_of_a_phone_is_decoded_by_the_browser(page: Page) -> None:
+    samples, rate = soundfile.read(READER, dtype="float32")
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as target:
+        track = target.add_stream("aac", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = rate
+        for packet in [*track.encode(frame), *track.encode(None)]:
+            target.mux(packet)
+    page.get_by_label("Recording").check()
+    choose = page.get_by_label("Choose a file")
+    choose.set_input_files({"name": "me.txt", "mimeType": "text/plain", "buffer": b"not sound"})
+    expect(page.get_by_role("alert")).to_contain_text("me.txt holds no sound")
+    choose.set_input_files({"name": "me.m4a", "mimeType": "audio/mp4", "buffer": file.getvalue()})
+    expect(page.locator("#reference-name")).to_have_text("me.m4a")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    length = "() => document.getElementById('reference-audio').duration"
+    seconds = page.wait_for_function(length).json_value()
+    assert seconds == pytest.approx(len(samples) / rate, abs=0.1)
+    page.get_by_label("This is my own voice").check()
+    speak(page)
+    expect(page.get_by_role("status")).to_have_text(DONE)
 
 
 def test_the_microphone_is_recorded(page: Page) -> None:

@@ -1,5 +1,6 @@
 /** A recording to clone: recorded here or uploaded, with the speaker's consent. */
 import { saveVoice } from "./api.js";
+import { readable } from "./decode.js";
 import { $, tell } from "./dom.js";
 import { Recorder } from "./recorder.js";
 
@@ -29,7 +30,7 @@ export function showReference(onSaved, onError) {
     $("record").disabled = true;
     $("record").title = "The browser lends its microphone only to pages on HTTPS or localhost";
   }
-  $("file").addEventListener("change", ({ target }) => target.files.length && choose(target.files[0]));
+  $("file").addEventListener("change", ({ target }) => target.files.length && chooseFile(target.files[0]));
   $("reference-remove").addEventListener("click", () => {
     choose(null);
     $("record").focus();
@@ -85,6 +86,15 @@ function choose(chosen) {
   $("file").value = "";
 }
 
+async function chooseFile(chosen) {
+  choose(null);
+  try {
+    choose(await readable(chosen));
+  } catch {
+    tell($("reference-message"), `${chosen.name} holds no sound that this browser can read.`);
+  }
+}
+
 async function startRecording() {
   choose(null);
   $("record").disabled = true;
@@ -128,6 +138,6 @@ function acceptDrops(zone) {
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
     zone.classList.remove("over");
-    if (event.dataTransfer.files.length) choose(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files.length) chooseFile(event.dataTransfer.files[0]);
   });
 }
