@@ -30,6 +30,10 @@ STEP_SECONDS = 240
 """After which a step is given up: ten minutes shall hold all of them."""
 ENGINE = ("--seconds", "15", "--rates", "--characters", "500", "--prompt", "256", "--part", "20")
 """Of the streams: 500 characters with a 10 s reference, as in the published figures."""
+ONE = ("--slots", "1", "--chunks", "1", "4", "--clients", "1")
+"""Of a single stream: first audio after one frame (80 ms)."""
+MANY = ("--chunks", "1", "8")
+"""Of many: the same, then chunks that cost less."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,11 @@ STEPS: dict[str, Step] = {
     "decode": Step("decode.py"),
     "decode int8": Step("decode.py", ("--dtype", "int8")),
     "decode 32": Step("decode.py", ("--batch", "32")),
-    "stream": Step("serve.py", (*ENGINE, "--slots", "1", "--chunks", "1", "8", "--clients", "1")),
-    "stream int8": Step(
-        "serve.py",
-        (*ENGINE, "--slots", "1", "--chunks", "1", "8", "--clients", "1", "--dtype", "int8"),
+    "stream": Step("serve.py", (*ENGINE, *ONE)),
+    "stream int8": Step("serve.py", (*ENGINE, *ONE, "--dtype", "int8")),
+    "streams": Step(
+        "serve.py", (*ENGINE, "--slots", "32", "--chunks", "1", "8", "--clients", "32")
     ),
-    "streams": Step("serve.py", (*ENGINE, "--slots", "32", "--chunks", "2", "--clients", "32")),
     "most": Step("serve.py", (*ENGINE, "--slots", "192", "--chunks", "8", "--clients", "192")),
     "codec": Step("codec.py", ("--batch", "32")),
     "cold start": Step("cold_start.py", ("--repeats", "1")),

@@ -18,7 +18,7 @@ tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
         manifest="$data/$1" out="$runs/codes/$1" most_broken=1.0 "speeds=$2"
 }
-tokenize train "[1.0, 1.1]"
+tokenize train "[0.92, 1.0, 1.1]"
 tokenize validation "[1.0]"
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \

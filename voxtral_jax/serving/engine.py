@@ -36,7 +36,7 @@ class EngineSettings:
     Attributes:
         slots: requests spoken side by side.
         chunk_frames: frames made between two looks at the queue, from a few streams to all slots;
-            the first audio of a request is there after as many.
+            the first audio of a request is there after the fewest.
         most_waiting: requests in the queue; more are refused.
         longest_text: characters of a request.
         longest_prompt: tokens of a voice prompt and one part of a text (64, 96, 128, 192, ...).
@@ -86,13 +86,14 @@ class Status:
 
 @dataclass(eq=False)
 class _Work:
-    """A request in the engine: lines still to speak, and where its chunks go."""
+    """A request in the engine: lines still to speak, where its chunks go, frames handed out."""
 
     talk: Talk
     utterance: Utterance
     assembly: Assembly
     sampler: Sampler
     lines: deque[Line]
+    frames: int = 0
 
 
 class Engine:
@@ -311,12 +312,23 @@ class Engine:
                 self._working[work.talk] = work
             if not work.talk.over:
                 budget -= self._start(scheduler, work)
-        load = len(self._working) / self._room.slots
-        size = self._chunks[min(len(self._chunks) - 1, int(load * len(self._chunks)))]
-        for talk, chunk in scheduler.step(size):
+        for talk, chunk in scheduler.step(self._chunk_size()):
             self._frames += len(chunk.codes)
             if not talk.over:
                 self._hand_out(scheduler, self._working[talk], chunk)
+
+    def _chunk_size(self) -> int:
+        """Frames to make next: more the more slots are taken, but no talk waits for its audio.
+
+        While the next chunk is made, a listener plays what there is: a chunk is at most as long as
+        what the youngest talk has, which begins with the shortest.
+        """
+        load = len(self._working) / self._room.slots
+        most = self._chunks[min(len(self._chunks) - 1, int(load * len(self._chunks)))]
+        youngest = min((work.frames for work in self._working.values()), default=0)
+        return max(
+            [size for size in self._chunks if size <= min(most, youngest)], default=self._chunks[0]
+        )
 
     def _start(self, scheduler: Scheduler[Talk], work: _Work) -> int:
         """Gives the next line of a request a slot; returns the tokens that took."""
@@ -329,6 +341,7 @@ class Engine:
         piece = work.assembly.push(chunk)
         assert piece is not None, "a talk that is over is no longer at work"
         samples, codes, reason = piece
+        work.frames += len(codes)
         work.talk.put(samples, codes, reason)
         if reason is not None:
             scheduler.cancel(work.talk)
