@@ -124,7 +124,8 @@ class Engine:
                 f"the model computes {rows} rows whatever is asked for: start the engine with "
                 f"{rows} slots, not {settings.slots}"
             )
-        self._room = Room(settings.slots, prompt, most, max(self._chunks), rows is not None)
+        invariant = rows is not None
+        self._room = Room(settings.slots, prompt, most, max(self._chunks), invariant)
         own = config.flow.n_decoding_steps
         self._samplers = {
             steps: Sampler("euler", steps, model.kernels) for steps in {own, *settings.steps}
