@@ -41,7 +41,7 @@ def in_steps(
 
 
 def eight_bit(params: Params) -> Params:
-    """The matrices of decoder and flow in 8 bits, and all else of `params`, which stays as it is."""
+    """The tree with the matrices of decoder and flow in 8 bits; the rest is shared."""
     flat: dict[tuple[str, ...], Any] = dict(leaves(params))
     for path in [path for path in flat if path[0] != "codec" and is_heavy(path)]:
         flat[path], flat[(*path[:-1], SCALE)] = in_steps(flat[path])
