@@ -162,7 +162,7 @@ def test_a_hub_id_that_cannot_be_fetched_says_so() -> None:
 
 def test_an_unknown_dtype_is_refused(reference: Path) -> None:
     with pytest.raises(RequestError, match="float32, bfloat16"):
-        load_model(reference, dtype="int8")
+        load_model(reference, dtype="int16")
 
 
 def test_without_the_encoder_cloning_says_what_is_missing(copy: Path, reference: Path) -> None:

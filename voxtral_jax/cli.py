@@ -79,7 +79,9 @@ def speak(
         bool, typer.Option(help="Play while speaking; with --out - write to stdout meanwhile.")
     ] = False,
     seed: Annotated[int, typer.Option(help="The same seed gives the same audio.")] = 0,
-    guidance: Annotated[float, typer.Option(help="Guidance of the flow; 1 is none.")] = 1.2,
+    guidance: Annotated[
+        float | None, typer.Option(help="Of the flow; 1 is none (default: the model's).")
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Flow steps (default: the model's).")] = None,
     solver: Annotated[str, typer.Option(help="euler or midpoint.")] = "euler",
     temperature: Annotated[float, typer.Option(help="Of the semantic code; 0: likeliest.")] = 0.0,

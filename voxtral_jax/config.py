@@ -341,11 +341,14 @@ class VoxtralConfig:
     tokenizer: str = "tekken"
     """Ours: "tekken" (released layout, the default) "bytes" or "phonemes" (small
     models)."""
+    guidance: float = 1.2
+    """Ours: of the flow, unless a request asks for another one; the released model's by default."""
     multimodal: MultimodalConfig
 
     def __post_init__(self) -> None:
         _check(not self.use_biases, "use_biases: only false is supported")
         _check(self.causal, "causal: only true is supported")
+        _check(0 <= self.guidance <= 20, "guidance must be from 0 to 20")
         _check(self.head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)")
         _check(
             self.tokenizer in ("tekken", "bytes", "phonemes"),

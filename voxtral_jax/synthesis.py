@@ -48,7 +48,7 @@ def synthesize(  # type: ignore[misc]
     voice: str | Voice | Sequence[str | Voice] | None = None,
     ref: Reference | Sequence[Reference] | None = None,
     seed: int | Sequence[int] = 0,
-    guidance: float = 1.2,
+    guidance: float | None = None,
     steps: int | None = None,
     solver: str = "euler",
     temperature: float = 0.0,
@@ -69,7 +69,7 @@ def synthesize(  # type: ignore[misc]
             Without voice and ref the default preset of the text's language speaks.
         ref: recording to clone, a file or (samples, rate); a list gives each text its own.
         seed: 0 to 2^32 - 1; the same seed gives the same audio, alone or in any batch.
-        guidance: how closely the flow follows the decoder; 1 is no guidance.
+        guidance: how closely the flow follows the decoder; 1 is none. The model's own by default.
         steps: of the flow; the checkpoint's own number by default.
         solver: "euler", or "midpoint" with two evaluations a step.
         temperature: of the semantic code; 0 takes the likeliest.
@@ -130,7 +130,7 @@ def stream(
     voice: str | Voice | None = None,
     ref: Reference | None = None,
     seed: int = 0,
-    guidance: float = 1.2,
+    guidance: float | None = None,
     steps: int | None = None,
     solver: str = "euler",
     temperature: float = 0.0,

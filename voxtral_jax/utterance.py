@@ -25,7 +25,7 @@ LARGEST_SEED = 2**32 - 1
 class Options:
     """How to speak; the fields are the options of `synthesize`."""
 
-    guidance: float = 1.2
+    guidance: float | None = None
     steps: int | None = None
     solver: str = "euler"
     temperature: float = 0.0
@@ -41,7 +41,7 @@ class Options:
             ("max_seconds", 0.1, 3600.0),
         ):
             value = getattr(self, name)
-            if value is None and name == "max_seconds":
+            if value is None and name in ("max_seconds", "guidance"):
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not least <= value <= most:
@@ -158,7 +158,7 @@ def _utterance(
                 seed=seed,
                 least_frames=min(limits.minimum, most),
                 most_frames=most,
-                guidance=options.guidance,
+                guidance=config.guidance if options.guidance is None else options.guidance,
                 temperature=options.temperature,
                 top_p=options.top_p,
             )

@@ -191,7 +191,7 @@ class Engine:
         voice: str | Voice | None = None,
         ref: Reference | None = None,
         seed: int = 0,
-        guidance: float = 1.2,
+        guidance: float | None = None,
         steps: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,

@@ -55,7 +55,7 @@ class Job:
     ref: str | None = None
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
     language: str | None = None
-    guidance: float = 1.2
+    guidance: float | None = None
     temperature: float = 0.0
     max_seconds: float | None = None
 

@@ -48,7 +48,9 @@ class Manner(BaseModel):
         None, pattern="^[a-z]{2}$", description='Of the text, such as "en"; else detected.'
     )
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="The same seed, the same audio.")
-    guidance: float = Field(1.2, description="Of the flow, 0 to 20; 1 is none.")
+    guidance: float | None = Field(
+        None, description="Of the flow, 0 to 20; 1 is none. The model's own by default."
+    )
     steps: int | None = Field(None, description="Of the flow; the model's by default.")
     temperature: float = Field(0.0, description="Of the semantic code, 0 to 10; 0: likeliest.")
     top_p: float = Field(1.0, description="Share of the probability drawn from, up to 1.")
