@@ -9,15 +9,13 @@ JSON with --out. The floor counts reading the weights once and their products wi
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
-from decode import random_params
 from hardware import measure
 from parts import CODEC_FRAMES, CodecBench
+from random_model import random_params
+from report import circumstances, tell
 
 from voxtral_jax import VoxtralConfig, enable_compilation_cache
 from voxtral_jax.codec import fold
@@ -34,14 +32,11 @@ def main() -> None:
     enable_compilation_cache()
     config = VoxtralConfig.load(options.params)
     ceilings = measure(jnp.dtype("float32"))
-    params = random_params(config, jnp.dtype("bfloat16"))
+    params = random_params(config)
     bench = CodecBench(fold(params["codec"], config.codec), config, options.batch)
     seconds, floor = bench.seconds(), bench.cost().floor(ceilings)
-    result = {
+    result = circumstances() | {
         "params": str(options.params),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
         "batch": options.batch,
         "ms_per_chunk": 1e3 * seconds,
         "times_real_time": options.batch * CODEC_FRAMES / config.codec.frame_rate / seconds,
@@ -49,10 +44,7 @@ def main() -> None:
         "bandwidth": ceilings.bandwidth,
         "matmul_rate": ceilings.matmul,
     }
-    for name, value in result.items():
-        print(f"{name:20s} {value:,.4g}" if isinstance(value, float) else f"{name:20s} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    tell(result, options.out)
 
 
 if __name__ == "__main__":

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 SECONDS = 5.0
 """Of audio."""
 TEXT = "The harbour was quiet when the first boats came home, and the market was still closed."
-PROMPT_SECONDS = 10.0
-"""Of the random voice prompt."""
 SPEAK = """
 import sys, time
 import jax
@@ -44,25 +42,22 @@ print(loaded, loaded + speech.timings.first_audio, time.time(), speech.seconds)
 """What a process does; the last line says when each part ended."""
 
 
-def write_checkpoint(params: Path, directory: Path) -> Path:
-    """A model of these sizes with random weights, in the released layout; returns its voice."""
-    import jax.numpy as jnp
-    import numpy as np
-    from decode import random_params
+def write_checkpoint(params: Path, directory: Path) -> str:
+    """A model of these sizes with random weights, in the released layout; the name of its voice."""
+    from random_model import random_params, random_voice
 
-    from voxtral_jax import Voice, VoxtralConfig
+    from voxtral_jax import VoxtralConfig
     from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 
     # No file of tokens is needed for bytes.
     config = dataclasses.replace(VoxtralConfig.load(params), tokenizer="bytes")
-    directory.mkdir()
+    voices = directory / "voice_embedding"
+    voices.mkdir(parents=True)
     config.save(directory / "params.json")
-    save_params(directory / WEIGHTS_FILE, config, random_params(config, jnp.dtype("bfloat16")))
-    frames = round(PROMPT_SECONDS * config.codec.frame_rate) + 1
-    embedding = np.random.default_rng(0).standard_normal((frames, config.dim))
-    voice = directory / "random.safetensors"
-    Voice("random", embedding.astype(np.float32), None).save(voice)
-    return voice
+    save_params(directory / WEIGHTS_FILE, config, random_params(config))
+    voice = random_voice(config)
+    voice.save(voices / f"{voice.name}.safetensors")
+    return voice.name
 
 
 def start(directory: str, voice: str, dtype: str, cache: Path, out: Path) -> dict[str, float]:
@@ -102,40 +97,21 @@ def main() -> None:
         if options.params:
             directory = str(here / "model")
             # In a process of its own, which gives the device's memory back.
-            write = (
-                "import sys, cold_start as c; print(c.write_checkpoint(*map(c.Path, sys.argv[1:])))"
-            )
-            done = subprocess.run(
-                [sys.executable, "-c", write, str(options.params), directory],
-                env={**os.environ, "PYTHONPATH": _path()},
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            voice = done.stdout.split()[-1]
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                voice = pool.submit(write_checkpoint, options.params, Path(directory)).result()
         starts = [
             start(directory, voice, options.dtype, here / "cache", here / "speech.wav")
             for _ in range(1 + options.repeats)
         ]
-        import jax
+        from report import circumstances, tell
 
         result: dict[str, Any] = {
             "model": str(options.params or options.model or "the model in the box"),
-            "device": jax.devices()[0].device_kind,
-            "jax": jax.__version__,
-            "date": datetime.date.today().isoformat(),
+            **circumstances(),
             "empty_cache": starts[0],
             "full_cache": min(starts[1:], key=lambda one: one["total"]),
         }
-    for name, value in result.items():
-        print(f"{name:12s} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
-
-
-def _path() -> str:
-    """Where this file's modules are found, before what was searched already."""
-    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    tell(result, options.out)
 
 
 if __name__ == "__main__":

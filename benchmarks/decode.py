@@ -10,11 +10,7 @@ measured ceilings; each part of a frame alone, against its own floor; writes the
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import math
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,40 +19,18 @@ import jax.numpy as jnp
 import numpy as np
 from hardware import Ceilings, measure, median_seconds
 from parts import CODEC_FRAMES, Bench, CodecBench, Cost, Sizes, measure_parts, part_costs
+from random_model import random_params
+from report import circumstances, tell
 
 from voxtral_jax import VoxtralConfig, enable_compilation_cache
 from voxtral_jax.buckets import bucket
-from voxtral_jax.checkpoint.weights import CODEC_DTYPE
 from voxtral_jax.codec import fold
 from voxtral_jax.decoder.generate import Requests, generate, prefill
 from voxtral_jax.decoder.prompt import PromptBatch
-from voxtral_jax.eight_bit import eight_bit
 from voxtral_jax.flow import SOLVERS, Sampler
 from voxtral_jax.kernels import default_kernels
-from voxtral_jax.model import DTYPES
-from voxtral_jax.parameters import abstract_params, leaves, unflatten
+from voxtral_jax.model import DTYPES, computing_dtype
 from voxtral_jax.serving.scheduler import LEAST_CACHE
-
-
-def usual_dtype() -> str:
-    """What weights are kept in on this device, unless something else is asked for."""
-    return "bfloat16" if jax.default_backend() == "gpu" else "float32"
-
-
-@partial(jax.jit, static_argnames=("shape", "dtype"))
-def random_weight(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Normal numbers of a size that keeps activations healthy."""
-    scale = 1.0 if len(shape) == 1 else math.prod(shape[1:]) ** -0.5
-    return scale * jax.random.normal(key, shape, dtype)
-
-
-def random_params(config: VoxtralConfig, dtype: jnp.dtype) -> Any:
-    """Random weights made on the device, one after the other, in their final types."""
-    flat = {}
-    for number, (path, leaf) in enumerate(leaves(abstract_params(config, encoder=False))):
-        kind = CODEC_DTYPE if path[0] == "codec" else dtype
-        flat[path] = random_weight(jax.random.key(number), leaf.value.shape, kind)
-    return unflatten(flat)
 
 
 def main() -> None:
@@ -75,22 +49,16 @@ def main() -> None:
     options = parser.parse_args()
 
     enable_compilation_cache()
-    dtype = jnp.dtype(usual_dtype() if options.dtype in (None, "int8") else options.dtype)
+    dtype = computing_dtype(options.dtype)
     config = VoxtralConfig.load(options.params)
     steps = options.steps or config.flow.n_decoding_steps
     sampler = Sampler(options.solver, steps, options.kernels or default_kernels())
     ceilings = measure(dtype)
-    params = random_params(config, dtype)
-    if options.dtype == "int8":
-        params = eight_bit(params)
+    params = random_params(config, options.dtype)
     result = run(config, params, sampler, ceilings, options)
-    device = jax.devices()[0]
-    result |= {
+    result |= circumstances() | {
         "params": str(options.params),
-        "device": device.device_kind,
         "dtype": options.dtype or str(dtype),
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
         "batch": options.batch,
         "prompt": options.prompt,
         "frames": options.frames,
@@ -98,10 +66,7 @@ def main() -> None:
         "steps": sampler.steps,
         "kernels": sampler.kernels,
     }
-    for name, value in result.items():
-        print(f"{name:32s} {value:,.4g}" if isinstance(value, float) else f"{name:32s} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    tell(result, options.out)
 
 
 def run(

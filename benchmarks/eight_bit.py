@@ -11,7 +11,6 @@ waveforms that the codes decode to; writes the same as JSON with --out.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 from functools import partial
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
+from report import circumstances, tell
 
 import voxtral_jax as vx
 from voxtral_jax import Model, VoxtralConfig
@@ -27,7 +28,7 @@ from voxtral_jax.config import TOKEN_OFFSET
 from voxtral_jax.decoder.generate import Frame, Requests, append_frame, make_frame, prefill
 from voxtral_jax.decoder.prompt import PromptBatch
 from voxtral_jax.flow import Sampler, time_table
-from voxtral_jax.serving.scheduler import batch
+from voxtral_jax.serving.scheduler import Line, batch
 from voxtral_jax.training.spectrum import log_mel
 from voxtral_jax.utterance import Options, prepare
 
@@ -60,28 +61,38 @@ def forced(
     return jax.lax.scan(step, state, tokens)[1]
 
 
-def compare(model: Model, reference: Model, texts: list[tuple[str, str]]) -> dict[str, float]:
-    """The codes and waveforms of `model` against those of `reference`."""
-    options = Options()
-    sampler = options.sampler(reference)
-    semantic, acoustic, apart, mel = [], [], [], []
+def speak_all(
+    reference: Model, texts: list[tuple[str, str]]
+) -> list[tuple[Line, Int[np.ndarray, "T K"]]]:
+    """Lines and the codes that `reference` makes of them; texts of several parts are left out."""
+    spoken = []
     for seed, (text, language) in enumerate(texts):
-        spoken = vx.synthesize(reference, text, seed=seed, language=language)
-        utterance = prepare(reference, [text], None, None, seed, language, options)[0]
-        if len(utterance.lines) > 1 or not len(spoken.codes):
-            continue
-        prompt, requests = batch(utterance.lines)
-        past = jnp.asarray(spoken.codes + TOKEN_OFFSET, jnp.int32)
+        utterance = prepare(reference, [text], None, None, seed, language, Options())[0]
+        codes = vx.synthesize(reference, text, seed=seed, language=language).codes
+        if len(utterance.lines) == 1 and len(codes):
+            spoken.append((utterance.lines[0], codes))
+    return spoken
+
+
+def compare(
+    model: Model, reference: Model, spoken: list[tuple[Line, Int[np.ndarray, "T K"]]]
+) -> dict[str, float]:
+    """The codes and waveforms of `model` against those of `reference`, which has spoken."""
+    sampler = Options().sampler(reference)
+    semantic, acoustic, apart, mel = [], [], [], []
+    for line, wanted in spoken:
+        prompt, requests = batch([line])
+        past = jnp.asarray(wanted + TOKEN_OFFSET, jnp.int32)
         tokens = forced(model.speaker, prompt, requests, past, config=model.config, sampler=sampler)
         codes = np.maximum(np.asarray(tokens) - TOKEN_OFFSET, 0)
-        semantic.append(codes[:, 0] == spoken.codes[:, 0])
-        acoustic.append(codes[:, 1:] == spoken.codes[:, 1:])
-        apart.append(np.abs(codes[:, 1:] - spoken.codes[:, 1:]))
+        semantic.append(codes[:, 0] == wanted[:, 0])
+        acoustic.append(codes[:, 1:] == wanted[:, 1:])
+        apart.append(np.abs(codes[:, 1:] - wanted[:, 1:]))
         ours, theirs = (
             log_mel(
                 jnp.asarray(vx.decode_codes(reference, each))[None], WINDOW, reference.sample_rate
             )
-            for each in (codes, spoken.codes)
+            for each in (codes, wanted)
         )
         mel.append(float(jnp.mean(jnp.abs(ours - theirs))))
     return {
@@ -109,17 +120,13 @@ def main() -> None:
     reference = vx.load_model(options.model, dtype="float32")
     result: dict[str, Any] = {
         "model": str(options.model or "the model in the box"),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **circumstances(),
         "sentences": len(texts),
     }
+    spoken = speak_all(reference, texts)
     for dtype in ("bfloat16", "int8"):
-        result[dtype] = compare(vx.load_model(options.model, dtype=dtype), reference, texts)
-    for name, value in result.items():
-        print(f"{name:12s} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        result[dtype] = compare(vx.load_model(options.model, dtype=dtype), reference, spoken)
+    tell(result, options.out)
 
 
 if __name__ == "__main__":

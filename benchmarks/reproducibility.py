@@ -12,26 +12,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+from report import circumstances, tell
 from serve import TEXT, random_model
 
 import voxtral_jax as vx
-from voxtral_jax import Model, Speech
+from voxtral_jax import Model
 
 SECONDS = 4.0
 """Of each speech."""
-
-
-def spoken(model: Model, texts: list[str], options: dict[str, Any]) -> list[Speech]:
-    """The texts as one batch; the number of each is its seed."""
-    return vx.synthesize(model, texts, seed=[*range(len(texts))], **options)
 
 
 def measure(model: Model, texts: list[str], alone: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +32,7 @@ def measure(model: Model, texts: list[str], alone: int, options: dict[str, Any])
     seconds: dict[str, float] = {}
     for _ in range(2):  # the first time compiles
         begun = time.perf_counter()
-        together = spoken(model, texts, options)
+        together = vx.synthesize(model, texts, seed=[*range(len(texts))], **options)
         seconds["together"] = time.perf_counter() - begun
         begun = time.perf_counter()
         single = [
@@ -77,7 +70,7 @@ def main() -> None:
     vx.enable_compilation_cache()
     how: dict[str, Any] = {"language": "en", "max_seconds": SECONDS}
     if options.params:
-        model, how["voice"] = random_model(options.params, None)
+        model, how["voice"] = random_model(options.params)
     else:
         model = vx.load_model(options.model)
     steady = dataclasses.replace(model, batch_invariant=options.batch)
@@ -85,17 +78,12 @@ def main() -> None:
     texts = [" ".join(words[i % 60 : i % 60 + 12]) + "." for i in range(options.batch)]
     result: dict[str, Any] = {
         "model": str(options.params or options.model or "the model in the box"),
-        "device": jax.devices()[0].device_kind,
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **circumstances(),
         "batch": options.batch,
         "as_it_is": measure(model, texts, options.alone, how),
         "batch_invariant": measure(steady, texts, options.alone, how),
     }
-    for name, value in result.items():
-        print(f"{name:16s} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    tell(result, options.out)
 
 
 if __name__ == "__main__":

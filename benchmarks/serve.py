@@ -13,25 +13,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from decode import random_params, usual_dtype
+from random_model import random_params, random_voice
+from report import circumstances, write
 
 import voxtral_jax as vx
 from voxtral_jax import Model, Voice, VoxtralConfig, utterance
 from voxtral_jax.codec import fold
-from voxtral_jax.eight_bit import eight_bit
 from voxtral_jax.errors import BusyError
 from voxtral_jax.kernels import default_kernels
-from voxtral_jax.model import DTYPES
+from voxtral_jax.model import DTYPES, computing_dtype
 from voxtral_jax.serving.engine import Engine, EngineSettings
 from voxtral_jax.text import ByteTokenizer, FrameLimits, estimate_seconds
 
@@ -44,8 +40,6 @@ TEXT = (
     "anything had happened at all."
 )
 """What every request says, as much of it as --characters."""
-PROMPT_SECONDS = 10.0
-"""Of the random voice prompt."""
 PUBLISHED = {
     "vLLM-Omni, H100": {
         "1": {"first_audio_ms": 82.6, "real_time_factor": 0.128},
@@ -184,22 +178,15 @@ class FewTokens(ByteTokenizer):
         return ids[: max(1, round(len(ids) / self.characters))]
 
 
-def random_model(params: Path, dtype: str | None, rows: int | None = None) -> tuple[Model, Voice]:
+def random_model(params: Path, dtype: str | None = None) -> tuple[Model, Voice]:
     """A model of these sizes with random weights, and a random voice.
 
     Args:
         params: params.json.
-        dtype: None is the device's usual.
-        rows: of a batch-invariant model.
+        dtype: as in `load_model`.
     """
     config = VoxtralConfig.load(params)
-    loaded = usual_dtype() if dtype in (None, "int8") else dtype
-    weights = random_params(config, jnp.dtype(loaded))
-    if dtype == "int8":
-        weights = eight_bit(weights)
-    frames = round(PROMPT_SECONDS * config.codec.frame_rate) + 1
-    random = np.random.default_rng(0)
-    voice = Voice("random", random.standard_normal((frames, config.dim)).astype(np.float32), None)
+    weights = random_params(config, dtype)
     model = Model(
         config=config,
         params=weights,
@@ -209,7 +196,6 @@ def random_model(params: Path, dtype: str | None, rows: int | None = None) -> tu
         kernels=default_kernels(),
         rules=None,
         source=str(params),
-        batch_invariant=rows,
     )
 
     def usual(text: str, frame_rate: float) -> FrameLimits:
@@ -218,7 +204,7 @@ def random_model(params: Path, dtype: str | None, rows: int | None = None) -> tu
 
     # Random weights end whenever they like; every request shall have its usual length.
     utterance.frame_limits = usual
-    return model, voice
+    return model, random_voice(config)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -282,15 +268,12 @@ def main() -> None:
         longest_prompt=options.prompt,
         longest_part=options.part,
     )
-    device = jax.devices()[0]
     result: dict[str, Any] = {
         "model": str(options.params or options.model or "the model in the box"),
-        "device": device.device_kind,
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **circumstances(),
         "slots": options.slots,
         "chunk_frames": options.chunks,
-        "dtype": options.dtype or usual_dtype(),
+        "dtype": options.dtype or str(computing_dtype(None)),
         "characters": len(text),
         "closed_loop": {},
         "open_loop": {},
@@ -311,7 +294,7 @@ def main() -> None:
             result["open_loop"][f"{share:g}"] = row
             print(f"{share:4.0%} of best  ", _line(row), flush=True)
     if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+        write(result, options.out)
         plot(result, options.out.with_suffix(".png"))
 
 

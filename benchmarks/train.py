@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 from hardware import measure
+from report import circumstances, tell
 
 from voxtral_jax import enable_compilation_cache
 from voxtral_jax.config import VoxtralConfig
@@ -115,8 +114,7 @@ def main() -> None:
     gpu = jax.default_backend() == "gpu"
     half = options.stage == "speech" and settings.losses.dtype == "bfloat16"
     ceiling = measure(jax.numpy.dtype("bfloat16" if half else "float32")).matmul
-    device = jax.devices()[0]
-    memory = (device.memory_stats() or {}).get("peak_bytes_in_use") if gpu else None
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use") if gpu else None
     result = {
         "stage": options.stage,
         "config": str(options.config),
@@ -131,15 +129,10 @@ def main() -> None:
         "mfu": operations / seconds / ceiling / jax.device_count(),
         "peak_memory_bytes": memory,
         "first_step_seconds": compiling,
-        "device": device.device_kind,
         "devices": jax.device_count(),
-        "jax": jax.__version__,
-        "date": datetime.date.today().isoformat(),
+        **circumstances(),
     }
-    for name, value in result.items():
-        print(f"{name:26s} {value:,.4g}" if isinstance(value, float) else f"{name:26s} {value}")
-    if options.out:
-        options.out.write_text(json.dumps(result, indent=2) + "\n")
+    tell(result, options.out)
 
 
 def with_layers(settings: Any, layers: int) -> Any:

@@ -68,7 +68,7 @@ def test_what_it_says_is_what_other_models_say(model: Model, alone: list[Speech]
 
 
 def test_its_shapes_do_not_depend_on_what_is_asked_for(steady: Model) -> None:
-    room = Room.invariant_for([], ROWS, CHUNK_FRAMES)
+    room = Room.invariant_of(ROWS, CHUNK_FRAMES)
     assert room.spans == [LONGEST_PROMPT + LONGEST_LINE]
 
 

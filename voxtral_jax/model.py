@@ -34,6 +34,16 @@ MOST_ROWS = 1024
 """Of a batch-invariant model."""
 
 
+def computing_dtype(dtype: str | None) -> jnp.dtype:
+    """The type of activations where matrices are kept in `dtype` (of `DTYPES`; None: by default).
+
+    Without a say, and beside matrices of 8 bits, it is bfloat16 on a GPU and float32 on a CPU.
+    """
+    if dtype in (None, "int8"):
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(dtype)
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """Everything synthesis needs. Made by `load_model`; hand it to the functions of the package.
@@ -135,9 +145,8 @@ def load_model(
         raise RequestError(f"batch_invariant must be from 1 to {MOST_ROWS}, got {batch_invariant}")
     directory = find_own_model() if path_or_name is None else find_model(path_or_name)
     config = VoxtralConfig.load(directory)
-    usual = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    kind = usual if dtype is None else str(jnp.dtype(dtype))
-    if kind not in DTYPES:
+    kind = None if dtype is None else str(jnp.dtype(dtype))
+    if kind not in (None, *DTYPES):
         raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     tokenizer = load_tokenizer(directory, config.tokenizer)
     rules = None if mesh is None else Rules.make(config, mesh)
@@ -145,8 +154,7 @@ def load_model(
     if encoder_weights is not None:
         files.append(Path(encoder_weights))
     adapters = None if adapter is None else read_adapters(adapter)
-    loaded = jnp.dtype(usual if kind == "int8" else kind)
-    params = load_params(config, files, dtype=loaded, rules=rules)
+    params = load_params(config, files, dtype=computing_dtype(kind), rules=rules)
     if encoder_weights is not None and not has_encoder(params):
         raise CheckpointError(f"{encoder_weights} holds no weights of the codec's encoder")
     if adapters is not None:

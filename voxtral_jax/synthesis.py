@@ -184,9 +184,11 @@ def stream(
 
 
 def _room(model: Model, lines: Sequence[Line], most_slots: int, chunk: int) -> Room:
-    if model.batch_invariant is not None:
-        return Room.invariant_for(lines, model.batch_invariant, chunk)
-    return Room.of(lines, most_slots, chunk)
+    if model.batch_invariant is None:
+        return Room.of(lines, most_slots, chunk)
+    room = Room.invariant_of(model.batch_invariant, chunk)
+    room.check(lines, model.config.codec.frame_rate)
+    return room
 
 
 def _side_by_side(

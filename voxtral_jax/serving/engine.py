@@ -234,18 +234,7 @@ class Engine:
         with self._preparing:
             # The phonemizers behind it are not thread-safe.
             utterance = prepare(self.model, [text], voice, ref, seed, language, options)[0]
-        for line in utterance.lines:
-            if len(line.ids) > self._room.prompt:
-                raise TextError(
-                    f"voice prompt and text take {len(line.ids)} tokens, the engine has room for "
-                    f"{self._room.prompt}; use a shorter reference"
-                )
-            if line.most_frames > self._room.frames:
-                seconds = line.most_frames / self.model.config.codec.frame_rate
-                raise TextError(
-                    f"a part of the text may take {seconds:.0f} s, the engine has room for "
-                    f"{self.settings.longest_part:.0f} s; add sentence ends or set max_seconds"
-                )
+        self._room.check(utterance.lines, self.model.config.codec.frame_rate)
         talk = Talk(self.model.sample_rate, self.model.config.codec.n_codebooks, self._forget)
         assembly = Assembly(self.model, utterance, options)
         work = _Work(talk, utterance, assembly, sampler, deque(utterance.lines))

@@ -7,7 +7,7 @@ A line's chunks depend on the line alone, whoever shares the slots.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -113,18 +113,24 @@ class Room:
         return cls(bucket(min(len(lines), most_slots)), prompt, frames, chunk)
 
     @classmethod
-    def invariant_for(cls, lines: Sequence[Line], slots: int, chunk: int) -> Room:
-        """The room of all lines, whichever these are.
-
-        Raises:
-            TextError: one of them does not fit.
-        """
-        if any(len(line.ids) > LONGEST_PROMPT or line.most_frames > LONGEST_LINE for line in lines):
-            raise TextError(
-                f"a batch-invariant model has room for {LONGEST_PROMPT} tokens of voice prompt and "
-                f"text, and {LONGEST_LINE} frames of a part; use a shorter reference or part"
-            )
+    def invariant_of(cls, slots: int, chunk: int) -> Room:
+        """The room of all lines, whichever these are."""
         return cls(slots, LONGEST_PROMPT, LONGEST_LINE, chunk, invariant=True)
+
+    def check(self, lines: Iterable[Line], frame_rate: float) -> None:
+        """Raises TextError unless each line fits."""
+        for line in lines:
+            if len(line.ids) > self.prompt:
+                raise TextError(
+                    f"voice prompt and text take {len(line.ids)} tokens, there is room for "
+                    f"{self.prompt}; use a shorter reference"
+                )
+            if line.most_frames > self.frames:
+                raise TextError(
+                    f"a part of the text may take {line.most_frames / frame_rate:.0f} s, there is "
+                    f"room for {self.frames / frame_rate:.0f} s; add sentence ends or set "
+                    "max_seconds"
+                )
 
     @property
     def cache(self) -> int:
