@@ -14,7 +14,7 @@ sys.path.insert(0, str(CORPUS))
 
 from plan import make_plan, share  # noqa: E402
 from texts import is_prose, split_of  # noqa: E402
-from voices import make_speakers  # noqa: E402
+from voices import joe_speakers, make_speakers  # noqa: E402
 
 VOICES = re.findall(
     r"\w+",
@@ -72,6 +72,12 @@ def test_speakers_are_many_and_none_twice() -> None:
     apart = [s for s in speakers if s.split != "train"]
     assert all(len(s.languages) == 9 and len(s.parts) == 2 for s in apart)
     assert all(abs(sum(weight for _, weight in s.parts) - 1) < 1e-9 for s in speakers)
+
+
+def test_a_teacher_of_one_language_speaks_only_what_training_reads(texts: Path) -> None:
+    lines = make_plan(texts, joe_speakers(), HOURS, 0)
+    assert {(line.language, line.split) for line in lines} == {("en", "train")}
+    assert len({line.speaker.name for line in lines}) == len(joe_speakers()) == 10
 
 
 @pytest.mark.parametrize(

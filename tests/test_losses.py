@@ -434,7 +434,7 @@ def run_places(params, batch, draw, keep: str = "all"):
 
 
 def fixed_draw(batch, dropped: bool = False) -> FlowDraw:
-    places = batch.targets.shape[:2]
+    places = (1, *batch.targets.shape[:2])
     count = int(np.prod(places))
     return FlowDraw(
         noise=jnp.asarray(noise(count, 4)).reshape(*places, 4),
@@ -448,13 +448,13 @@ def test_packing_and_padding_change_nothing(speaker) -> None:
     counts = [len(one.targets) for one in SEQUENCES]
     draw = fixed_draw(packed)
     spread = FlowDraw(
-        *(jnp.zeros((2, 16, *x.shape[2:]), x.dtype) for x in (draw.noise, draw.t, draw.dropped))
+        *(jnp.zeros((1, 2, 16, *x.shape[3:]), x.dtype) for x in (draw.noise, draw.t, draw.dropped))
     )
     first = 0
     for row, count in enumerate(counts):
         spread = jax.tree.map(
-            lambda a, b, row=row, count=count, first=first: a.at[row, :count].set(
-                b[0, first : first + count]
+            lambda a, b, row=row, count=count, first=first: a.at[0, row, :count].set(
+                b[0, 0, first : first + count]
             ),
             spread,
             draw,
@@ -480,6 +480,16 @@ def test_training_sees_what_the_cached_decoder_sees(speaker) -> None:
     cache = KVCache.empty(CONFIG, 1, count, x.dtype)
     cached, _ = apply(decoder, params, x, batch.positions, cache, count, method="extend")
     np.testing.assert_allclose(hidden, cached, atol=1e-5)
+
+
+def test_several_draws_are_averaged(speaker) -> None:
+    batch = batch_of(SEQUENCES)
+    three = draw_flow(jax.random.key(0), batch, 0.3, 3)
+    each = [jax.tree.map(lambda x, i=i: x[i : i + 1], three) for i in range(3)]
+    apart = [run_places(speaker, batch, draw).flow for draw in each]
+    together = run_places(speaker, batch, three).flow
+    np.testing.assert_allclose(together, np.mean(apart, axis=0), rtol=1e-5)
+    assert np.ptp(apart, axis=0).max() > 0.1
 
 
 def test_a_dropped_condition_is_a_zero_condition(speaker) -> None:

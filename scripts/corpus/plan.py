@@ -51,6 +51,8 @@ def make_plan(
         if split != "train":
             wanted = max(KEPT_APART[split] * wanted, LEAST_APART[split]) if wanted else 0.0
         able = [s for s in speakers if s.split == split and language in s.languages]
+        if not able:
+            continue
         random = np.random.default_rng([seed, *f"{language} {split}".encode()])
         chosen: list[Line] = []
         seconds = 0.0

@@ -1,7 +1,8 @@
-"""The teacher speaks the corpus: Kokoro-82M, offline, in many blended voices.
+"""A teacher speaks the corpus, offline: Kokoro-82M in many blended voices, or Piper's joe.
 
     python scripts/corpus/speak.py corpus/texts.jsonl corpus/audio --voices package/voices \\
         --hours en=10 --hours de=1 ... --worker 0 --workers 2
+    python scripts/corpus/speak.py corpus/texts.jsonl corpus/audio --hours en=5    # joe
 
 Which sentence is spoken by whom, and how fast, follows from the seed and the sentence's place
 alone: workers share the work by number, and the same command goes on where it was stopped. Each
@@ -16,10 +17,11 @@ from typing import Annotated
 
 import soundfile
 import typer
+from joe import Joe
 from plan import make_plan, share
 from rich.progress import track
-from teacher import RATE, Teacher
-from voices import load_voices, make_speakers
+from teacher import RATE, Kokoro
+from voices import joe_speakers, load_voices, make_speakers
 
 from voxtral_jax.errors import TextError
 from voxtral_jax.files import append_line, read_lines
@@ -34,20 +36,25 @@ def spoken_before(out: Path) -> set[str]:
 def main(
     texts: Annotated[Path, typer.Argument(help="sentences, from texts.py")],
     out: Annotated[Path, typer.Argument(help="folder for recordings and their lines")],
-    voices: Annotated[Path, typer.Option(help="folder of Kokoro's .bin voices")],
     hours: Annotated[list[str], typer.Option(help="language=hours, several times")],
+    voices: Annotated[
+        Path | None, typer.Option(help="folder of Kokoro's .bin voices; without it joe speaks")
+    ] = None,
     worker: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""
     wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
-    styles = load_voices(voices)
-    lines = make_plan(texts, make_speakers(sorted(styles), seed), wanted, seed)
+    if voices:
+        styles = load_voices(voices)
+        teacher, speakers = Kokoro(styles), make_speakers(sorted(styles), seed)
+    else:
+        teacher, speakers = Joe(), joe_speakers()
+    lines = make_plan(texts, speakers, wanted, seed)
     out.mkdir(parents=True, exist_ok=True)
-    listing = out / f"lines-{worker}-of-{workers}.jsonl"
+    listing = out / f"lines-{'kokoro' if voices else 'joe'}-{worker}-of-{workers}.jsonl"
     left = list(share(lines, worker, workers, spoken_before(out)))
-    teacher = Teacher(styles)
     for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
         try:
             spoken = teacher.speak(line.text, line.language, line.speaker.parts, line.speed)

