@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 import small
 
-from voxtral_jax.errors import ConfigError, TrainingError
+from voxtral_jax.errors import CheckpointError, ConfigError, TrainingError
 from voxtral_jax.training import stages
+from voxtral_jax.training.checkpoints import taken
 from voxtral_jax.training.distributed import Cluster, find_cluster
 from voxtral_jax.training.settings import load_settings
 from voxtral_jax.training.stages.codec import CodecSettings
@@ -111,9 +112,13 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_well(config: Path, whole) ->
     out = config.parent / "stopped"
     process = start(config, f"run.out={out}", "checkpoints.every_steps=1000")
     wait_for_step(process, out, 3)
+    with pytest.raises(CheckpointError, match="another process trains in"), taken(out):
+        pass
     process.send_signal(signal.SIGTERM)
     told = finish(process)
     assert "asked to stop" in told
+    with taken(out):
+        pass
     saved = max(losses(out))
     assert (out / "checkpoints" / str(saved)).is_dir()
     np.testing.assert_allclose(losses(out)[saved], whole[saved], rtol=1e-5)

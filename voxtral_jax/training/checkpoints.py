@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import grain.checkpoint
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from filelock import FileLock, Timeout
 
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.files import replacing
@@ -28,6 +30,7 @@ STATE, DATA = "state", "data"
 """Items of a checkpoint: the state, and the place in the data."""
 ABOUT = "run.json"
 """What a run is of: its stage and sizes; a run with others may not continue it."""
+LOCK = "lock"
 
 
 class Checkpoints:
@@ -127,6 +130,27 @@ def run_weights(out: Path) -> dict[tuple[str, ...], np.ndarray]:
         state = reader.restore(path, args=how)
     trained = state.get("average") or state["params"]
     return dict(leaves(state.get("frozen") or {})) | dict(leaves(trained))
+
+
+@contextmanager
+def taken(out: Path) -> Iterator[None]:
+    """Holds a run directory while the block runs; a killed process lets go of it by itself.
+
+    Raises:
+        CheckpointError: another process trains there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise CheckpointError(
+            f"another process trains in {out}; wait until it has ended, or choose another run.out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def note_run(out: Path, about: dict[str, Any]) -> None:

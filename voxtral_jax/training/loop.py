@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import optax
 
 from voxtral_jax.errors import TrainingError
 from voxtral_jax.sharding import Rules
-from voxtral_jax.training.checkpoints import Checkpoints, note_run
+from voxtral_jax.training.checkpoints import Checkpoints, note_run, taken
 from voxtral_jax.training.costs import peak_rate, step_operations
 from voxtral_jax.training.interruption import interruption
 from voxtral_jax.training.logs import RunLog, quiet_libraries
@@ -38,12 +39,17 @@ def train(task: Task, settings: StageSettings) -> TrainState:
 
     Raises:
         TrainingError: too many steps in a row had to be skipped.
-        CheckpointError: `run.out` holds another run.
+        CheckpointError: `run.out` holds another run, or another process trains there.
     """
     quiet_libraries()
-    out, steps = Path(settings.run.out), task.steps(settings)
+    out = Path(settings.run.out)
+    with taken(out) if jax.process_index() == 0 else nullcontext():
+        return _run(task, settings, out)
+
+
+def _run(task: Task, settings: StageSettings, out: Path) -> TrainState:
+    steps = task.steps(settings)
     rules = make_rules(task.config, settings.mesh, task.batch_size)
-    out.mkdir(parents=True, exist_ok=True)
     first_host = jax.process_index() == 0
     if first_host:
         note_run(out, task.about)
