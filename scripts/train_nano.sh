@@ -3,7 +3,8 @@
 # it was stopped. On a GPU, give the codec its discriminators and longer training:
 #   CODEC="losses.feature_matching=1 run.steps=40000 data.batch_size=64" \
 #   SPEECH="data.batch_size=64 losses.dtype=bfloat16" bash scripts/train_nano.sh
-# (untried there). More speech steps want more recordings first: data/nano/README.md.
+# (untried there). More recordings for the speech model (data/nano/README.md) in a manifest:
+#   MORE=corpus/audio/train.jsonl bash scripts/train_nano.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
@@ -16,10 +17,13 @@ $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
     data.manifest="$data/train" data.validation="$data/validation" ${CODEC:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
-        manifest="$data/$1" out="$runs/codes/$1" most_broken=1.0 "speeds=$2"
+        manifest="$1" out="$runs/codes/$2" most_broken=1.0 "speeds=$3"
 }
-tokenize train "[0.92, 1.0, 1.1]"
-tokenize validation "[1.0]"
+tokenize "$data/train" train/packed "[0.92, 1.0, 1.1]"
+if [[ -n ${MORE:-} ]]; then
+    tokenize "$MORE" train/more "[1.0]"
+fi
+tokenize "$data/validation" validation "[1.0]"
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
     codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
