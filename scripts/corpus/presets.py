@@ -232,9 +232,13 @@ def main(
     manifest: Annotated[str, typer.Argument(help="JSON lines of the corpus, or a pattern")],
     out: Annotated[Path, typer.Argument(help="folder of the presets")],
     split: Annotated[str, typer.Option(help="whose speakers are taken")] = "train",
+    without: Annotated[
+        list[str] | None, typer.Option(help="speaker who is not taken, several times")
+    ] = None,
 ) -> None:
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
-    lines = list(fitting(manifest, split))
+    fit = fitting(manifest, split)
+    lines = [(audio, line) for audio, line in fit if line["speaker"] not in (without or ())]
     if not lines:
         span = f"{SECONDS[0]} to {SECONDS[1]} s"
         sys.exit(f"error: {manifest} has no recordings of {span} in the split {split!r}")
