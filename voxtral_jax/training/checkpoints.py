@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import grain.checkpoint
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from filelock import FileLock, Timeout
 
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.files import replacing
+from voxtral_jax.locking import held
 from voxtral_jax.parameters import leaves
 from voxtral_jax.training.settings import CheckpointSettings
 from voxtral_jax.training.state import TrainState, split
@@ -134,23 +134,18 @@ def run_weights(out: Path) -> dict[tuple[str, ...], np.ndarray]:
 
 @contextmanager
 def taken(out: Path) -> Iterator[None]:
-    """Holds a run directory while the block runs; a killed process lets go of it by itself.
+    """Holds a run directory for the processes of this run while the block runs; creates it.
 
     Raises:
-        CheckpointError: another process trains there.
+        CheckpointError: another run is at work there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise CheckpointError(
-            f"another process trains in {out}; wait until it has ended, or choose another run.out"
-        ) from None
-    try:
+    busy = CheckpointError(
+        f"another process trains in {out}; wait until it has ended, or choose another run.out"
+    )
+    # Of several hosts, one holds it for all.
+    with held(out / LOCK, busy) if jax.process_index() == 0 else nullcontext():
         yield
-    finally:
-        lock.release()
 
 
 def note_run(out: Path, about: dict[str, Any]) -> None:
@@ -160,7 +155,6 @@ def note_run(out: Path, about: dict[str, Any]) -> None:
         CheckpointError: another run is there.
     """
     path = out / ABOUT
-    out.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

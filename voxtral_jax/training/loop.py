@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ def train(task: Task, settings: StageSettings) -> TrainState:
     """
     quiet_libraries()
     out = Path(settings.run.out)
-    with taken(out) if jax.process_index() == 0 else nullcontext():
+    with taken(out):
         return _run(task, settings, out)
 
 

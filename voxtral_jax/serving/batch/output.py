@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from voxtral_jax.errors import JobError
+from voxtral_jax.locking import held
 from voxtral_jax.serving.batch.jobs import RESULTS, Job
 from voxtral_jax.serving.batch.records import JOURNALS, merge
 
@@ -29,25 +28,24 @@ def taken(out: Path, *, resume: bool) -> Iterator[None]:
     Raises:
         JobError: it holds something, another run is at work in it, or it cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not resume and any(out.iterdir()):
-            raise JobError(
-                f"{out} is not empty: --resume does what is missing there, or name another --out"
-            )
-        (out / JOURNALS).mkdir(exist_ok=True)
-        lock = FileLock(out / JOURNALS / LOCK)
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise JobError(f"another run is at work in {out}; wait for it, or end it") from None
-    except OSError as error:
-        raise JobError(f"{out} cannot be written: {error}") from None
-    try:
-        remove_partial(out)
-        yield
-    finally:
-        remove_partial(out)
-        lock.release()
+    busy = JobError(f"another run is at work in {out}; wait for it, or end it")
+    with ExitStack() as lock:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if not resume and any(out.iterdir()):
+                raise JobError(
+                    f"{out} is not empty: --resume does what is missing there, or name another "
+                    "--out"
+                )
+            (out / JOURNALS).mkdir(exist_ok=True)
+            lock.enter_context(held(out / JOURNALS / LOCK, busy))
+        except OSError as error:
+            raise JobError(f"{out} cannot be written: {error}") from None
+        try:
+            remove_partial(out)
+            yield
+        finally:
+            remove_partial(out)
 
 
 def left_to_do(out: Path, jobs: Sequence[Job]) -> list[Job]:

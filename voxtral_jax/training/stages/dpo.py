@@ -26,7 +26,7 @@ from voxtral_jax.training.candidates import (
     read_pairs,
     speak_candidates,
 )
-from voxtral_jax.training.checkpoints import note_run
+from voxtral_jax.training.checkpoints import note_run, taken
 from voxtral_jax.training.data.batches import SpeechBatch
 from voxtral_jax.training.data.layout import SpeechSequence, lay_out, one_per_row
 from voxtral_jax.training.data.pipeline import Batches, my_rows
@@ -226,10 +226,12 @@ def dpo_task(settings: DpoSettings, *, read_data: bool = True) -> Task:
     about = {"stage": "dpo", "params": config.to_dict(), "start": settings.start}
     if read_data:
         tokenizer = stage_tokenizer(config, settings.tokenizer or settings.start)
-        if jax.process_index() == 0:
-            # Candidates of another model must not be mixed in.
-            note_run(FilePath(settings.run.out), about)
-        pairs, note = _make_pairs(settings, config, tokenizer)
+        out = FilePath(settings.run.out)
+        with taken(out):
+            if jax.process_index() == 0:
+                # Candidates of another model must not be mixed in.
+                note_run(out, about)
+            pairs, note = _make_pairs(settings, config, tokenizer)
         rows, notes = pair_rows(pairs, config, tokenizer), (note,)
 
     def init(key: jax.Array) -> Params:
