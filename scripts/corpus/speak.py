@@ -1,8 +1,8 @@
-"""A teacher speaks the corpus, offline: Kokoro-82M in many blended voices, or Piper's joe.
+"""A teacher speaks the corpus, offline: Kokoro-82M in many blended voices, or a faster one.
 
     python scripts/corpus/speak.py corpus/texts.jsonl corpus/audio --voices package/voices \\
         --hours en=10 --hours de=1 ... --worker 0 --workers 2
-    python scripts/corpus/speak.py corpus/texts.jsonl corpus/audio --hours en=5    # joe
+    python scripts/corpus/speak.py corpus/texts.jsonl corpus/audio --teacher pico --hours de=1
 
 Which sentence is spoken by whom, and how fast, follows from the seed and the sentence's place
 alone: workers share the work by number, and the same command goes on where it was stopped. Each
@@ -12,19 +12,35 @@ packages in `scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import soundfile
 import typer
 from joe import Joe
+from mei import Mei
+from pico import Pico
 from plan import make_plan, share
 from rich.progress import track
-from teacher import RATE, Kokoro
-from voices import joe_speakers, load_voices, make_speakers
+from teacher import Kokoro
+from voices import RATE, fast_speakers, load_voices, make_speakers
 
 from voxtral_jax.errors import TextError
 from voxtral_jax.files import append_line, read_lines
+
+
+class Teacher(StrEnum):
+    """Who speaks."""
+
+    KOKORO = "kokoro"
+    JOE = "joe"
+    PICO = "pico"
+    MEI = "mei"
+
+
+FAST = {Teacher.JOE: Joe, Teacher.PICO: Pico, Teacher.MEI: Mei}
+"""Teachers that bring their voices along."""
 
 
 def spoken_before(out: Path) -> set[str]:
@@ -37,28 +53,29 @@ def main(
     texts: Annotated[Path, typer.Argument(help="sentences, from texts.py")],
     out: Annotated[Path, typer.Argument(help="folder for recordings and their lines")],
     hours: Annotated[list[str], typer.Option(help="language=hours, several times")],
-    voices: Annotated[
-        Path | None, typer.Option(help="folder of Kokoro's .bin voices; without it joe speaks")
-    ] = None,
+    teacher: Annotated[Teacher, typer.Option()] = Teacher.KOKORO,
+    voices: Annotated[Path, typer.Option(help="folder of Kokoro's .bin voices")] = Path(
+        "package/voices"
+    ),
     worker: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""
     wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
-    if voices:
+    speaking: Kokoro | Joe | Pico | Mei
+    if teacher is Teacher.KOKORO:
         styles = load_voices(voices)
-        teacher: Kokoro | Joe = Kokoro(styles)
-        speakers = make_speakers(sorted(styles), seed)
+        speaking, speakers = Kokoro(styles), make_speakers(sorted(styles), seed)
     else:
-        teacher, speakers = Joe(), joe_speakers()
+        speaking, speakers = FAST[teacher](), fast_speakers(teacher)
     lines = make_plan(texts, speakers, wanted, seed)
     out.mkdir(parents=True, exist_ok=True)
-    listing = out / f"lines-{'kokoro' if voices else 'joe'}-{worker}-of-{workers}.jsonl"
+    listing = out / f"lines-{teacher}-{worker}-of-{workers}.jsonl"
     left = list(share(lines, worker, workers, spoken_before(out)))
     for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
         try:
-            spoken = teacher.speak(line.text, line.language, line.speaker.parts, line.speed)
+            spoken = speaking.speak(line.text, line.language, line.speaker.parts, line.speed)
         except TextError as error:
             print(f"left out: {error}")
             continue

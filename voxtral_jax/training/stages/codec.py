@@ -147,13 +147,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     codec, data = config.codec, settings.data
     crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
     distillation = settings.distillation
-    manifest = Manifest((), ())
-    if read_data:
-        manifest = read_manifest(
-            data.manifest,
-            need_text=distillation.kind == "characters",
-            most_broken=data.most_broken,
-        )
+
+    def read(path: str) -> Manifest:
+        characters = distillation.kind == "characters"
+        return read_manifest(path, need_text=characters, most_broken=data.most_broken)
+
+    manifest = read(data.manifest) if read_data else Manifest((), ())
     training = CodecTraining(
         config=codec,
         losses=settings.losses,
@@ -175,7 +174,9 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     )
     unreadable = Unreadable(manifest, data.most_broken)
 
-    def batches(process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
+    def batches(
+        process: tuple[int, int], manifest: Manifest = manifest
+    ) -> grain.IterDataset[CropBatch]:
         return crop_batches(
             manifest,
             rate=codec.sampling_rate,
@@ -194,8 +195,10 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
         if settings.envelope.weight > 0:
             # All of them in every process, so that all find the same.
-            some = islice(batches((0, 1)), -(-settings.envelope.crops // data.batch_size))
-            found = find_components(some, codec)
+            count = -(-settings.envelope.crops // data.batch_size)
+            first = settings.envelope.manifest
+            crops = batches((0, 1), manifest if first is None else read(first))
+            found = find_components(islice(crops, count), codec)
             loaded |= {("envelope", name): leaf for name, leaf in found.items()}
         return loaded
 
