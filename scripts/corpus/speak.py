@@ -39,7 +39,11 @@ class Teacher(StrEnum):
     MEI = "mei"
 
 
-FAST = {Teacher.JOE: Joe, Teacher.PICO: Pico, Teacher.MEI: Mei}
+FAST: dict[Teacher, type[Joe] | type[Pico] | type[Mei]] = {
+    Teacher.JOE: Joe,
+    Teacher.PICO: Pico,
+    Teacher.MEI: Mei,
+}
 """Teachers that bring their voices along."""
 
 
