@@ -1,5 +1,6 @@
 """The API as a user calls it: one text, lists, long texts, streams, voices and mistakes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,16 @@ def test_parts_that_end_at_different_times_are_all_spoken(model: Model) -> None:
     parts = [part.text for part in split_text(clean(text))]
     alone = vx.synthesize(model, parts)
     assert len({len(speech.codes) for speech in alone}) > 2
+    np.testing.assert_array_equal(whole.codes, np.concatenate([s.codes for s in alone]))
+
+
+def test_a_model_that_learned_from_short_texts_speaks_shorter_parts(model: Model) -> None:
+    text = "This sentence goes on for a while. " * 6
+    short = replace(model, config=replace(model.config, part_seconds=5.0))
+    parts = [part.text for part in split_text(clean(text), 5.0)]
+    assert len(parts) > len(split_text(clean(text)))
+    alone = vx.synthesize(short, parts)
+    whole = vx.synthesize(short, text)
     np.testing.assert_array_equal(whole.codes, np.concatenate([s.codes for s in alone]))
 
 

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from voxtral_jax.config import VoxtralConfig
+from voxtral_jax.config import PART_SECONDS, VoxtralConfig
 from voxtral_jax.decoder.prompt import prompt_ids
 from voxtral_jax.errors import CheckpointError, TextError
 from voxtral_jax.text import (
@@ -33,7 +33,6 @@ from voxtral_jax.text.sentences import (
     AFTER_CLAUSE,
     AFTER_PARAGRAPH,
     AFTER_SENTENCE,
-    PART_SECONDS,
     WITHIN_CLAUSE,
 )
 

@@ -25,6 +25,8 @@ END_AUDIO = 1
 """Semantic audio token that ends the speech ([END_AUDIO])."""
 TOKEN_OFFSET = 2
 """An audio token is its code plus this: the two ids above come first in every codebook."""
+PART_SECONDS = 20.0
+"""Longest part of a text, as estimated: well within what the model speaks without drifting."""
 TABLE_MULTIPLE = 128
 """Audio tables (embedding, semantic logits) are padded to a multiple of this many rows."""
 
@@ -343,12 +345,15 @@ class VoxtralConfig:
     models)."""
     guidance: float = 1.2
     """Ours: of the flow, unless a request asks for another one; the released model's by default."""
+    part_seconds: float = PART_SECONDS
+    """Ours: about how much of a long text is spoken at once: what the model learned from."""
     multimodal: MultimodalConfig
 
     def __post_init__(self) -> None:
         _check(not self.use_biases, "use_biases: only false is supported")
         _check(self.causal, "causal: only true is supported")
         _check(0 <= self.guidance <= 20, "guidance must be from 0 to 20")
+        _check(1 <= self.part_seconds <= 60, "part_seconds must be from 1 to 60")
         _check(self.head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)")
         _check(
             self.tokenizer in ("tekken", "bytes", "phonemes"),

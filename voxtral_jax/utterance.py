@@ -140,7 +140,7 @@ def _utterance(
 ) -> Utterance:
     config = model.config
     lines, pauses = [], []
-    for part in split_text(text):
+    for part in split_text(text, config.part_seconds):
         limits = frame_limits(part.text, config.codec.frame_rate)
         most = limits.maximum
         if options.max_seconds is not None:

@@ -11,10 +11,9 @@ from functools import cache, lru_cache
 from itertools import pairwise
 from typing import Any
 
+from voxtral_jax.config import PART_SECONDS
 from voxtral_jax.text.duration import estimate_seconds
 
-PART_SECONDS = 20.0
-"""Longest part, as estimated: well within what the model speaks without drifting."""
 AFTER_SENTENCE, AFTER_PARAGRAPH, AFTER_CLAUSE, WITHIN_CLAUSE = 0.35, 0.6, 0.15, 0.0
 """Seconds of pause after a part, by what ends it."""
 LANGUAGES = ["en", "fr", "de", "es", "it", "pt", "nl"]

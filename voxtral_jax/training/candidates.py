@@ -15,6 +15,7 @@ from jaxtyping import Int
 from rich.progress import track
 
 from voxtral_jax.codec.run import decode_codes
+from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.model import Model
 from voxtral_jax.speech import Speech
 from voxtral_jax.synthesis import MOST_LINES, synthesize
@@ -85,7 +86,9 @@ def speak_candidates(
     """
     with RecordWriter(directory, KIND, SHARD_PROMPTS) as writer:
         missing = [
-            prompt for prompt in prompts if prompt.name not in writer.done and _single(prompt)
+            prompt
+            for prompt in prompts
+            if prompt.name not in writer.done and _single(prompt, model.config)
         ]
         at_once = max(1, MOST_LINES // sampling.count)
         for batch in track(list(_batches(missing, at_once)), "speaking candidates"):
@@ -94,9 +97,9 @@ def speak_candidates(
                 writer.write(_record(prompt, spoken), _entry(prompt, scores), 1)
 
 
-def _single(prompt: Prompt) -> bool:
+def _single(prompt: Prompt, config: VoxtralConfig) -> bool:
     text = spoken_text(prompt.text)
-    return text is not None and len(split_text(text)) == 1
+    return text is not None and len(split_text(text, config.part_seconds)) == 1
 
 
 def _batches(prompts: Sequence[Prompt], size: int) -> Iterator[list[Prompt]]:
