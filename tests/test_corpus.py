@@ -14,7 +14,7 @@ sys.path.insert(0, str(CORPUS))
 
 from plan import make_plan, share  # noqa: E402
 from texts import is_prose, split_of  # noqa: E402
-from voices import FAST, fast_speakers, make_speakers  # noqa: E402
+from voices import FAST_VOICES, fast_speakers, make_speakers  # noqa: E402
 
 VOICES = re.findall(
     r"\w+",
@@ -74,12 +74,12 @@ def test_speakers_are_many_and_none_twice() -> None:
     assert all(abs(sum(weight for _, weight in s.parts) - 1) < 1e-9 for s in speakers)
 
 
-@pytest.mark.parametrize("teacher", FAST)
+@pytest.mark.parametrize("teacher", FAST_VOICES)
 def test_fast_teachers_speak_only_what_training_reads(texts: Path, teacher: str) -> None:
     speakers = fast_speakers(teacher)
-    assert len({s.name for s in speakers}) == len(speakers) == 10 * len(FAST[teacher])
+    assert len({s.name for s in speakers}) == len(speakers) == 10 * len(FAST_VOICES[teacher])
     lines = make_plan(texts, speakers, HOURS, 0)
-    spoken = set(FAST[teacher].values()) & set(HOURS)
+    spoken = set(FAST_VOICES[teacher].values()) & set(HOURS)
     assert {(line.language, line.split) for line in lines} == {(e, "train") for e in spoken}
 
 

