@@ -1,4 +1,4 @@
-"""Kokoro-82M on one CPU core."""
+"""What a teacher says: Kokoro-82M on one CPU core, and faster ones played at many pitches."""
 
 from __future__ import annotations
 
