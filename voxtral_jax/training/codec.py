@@ -31,6 +31,7 @@ from voxtral_jax.training.envelope import (
     envelopes,
     no_components,
 )
+from voxtral_jax.training.pitch import LATENTS, pitch_latents, pitch_loss
 from voxtral_jax.training.quantization import (
     Codebook,
     Quantized,
@@ -112,8 +113,8 @@ class Rebuilt:
     """What the generator makes of a batch.
 
     Attributes:
-        real: `[B, S]` samples, zero where not valid.
-        fake: the same through the codec.
+        real: `[B, S]` what is to be given back, zero where not valid.
+        fake: what the codec gives back.
         samples, frames: `[B, S]`, `[B, T]` float32, 1 where valid.
         latents: `[B, T, C]` before quantisation.
         quantized: after it.
@@ -166,10 +167,15 @@ def rebuild(
     frames = (jnp.arange(latents.shape[1]) < lengths[:, None]).astype(jnp.float32)
     heard, envelope = latents, jnp.zeros(())
     if components is not None:
-        made = envelopes(batch.samples, c)
+        made = envelopes(batch.wanted, c)
         exact = components_of(made, components)
         semantic, acoustic = jnp.split(latents, [c.semantic_dim], axis=-1)
         envelope = envelope_loss(acoustic, made, exact, components, frames)
+        if training.envelope.pitch > 0:
+            pitch = pitch_latents(batch.wanted, c)
+            exact = exact.at[..., -LATENTS:].set(pitch)
+            apart = pitch_loss(acoustic[..., -LATENTS:], pitch, frames)
+            envelope = envelope + training.envelope.pitch * apart
         taught = jax.random.uniform(jax.random.fold_in(key, 1), (rows, 1, 1))
         acoustic = jnp.where(taught < training.envelope.exact_share, jnp.arctanh(exact), acoustic)
         heard = jnp.concatenate([semantic, acoustic], axis=-1)
@@ -178,7 +184,7 @@ def rebuild(
     stream = open_stream(decoder_places(c), rows)
     fake, _ = apply(module, codec, quantized.latents, lengths, stream, method="decode_latent")
     samples = (jnp.arange(count) < batch.lengths[:, None]).astype(jnp.float32)
-    return Rebuilt(batch.samples, fake * samples, samples, frames, latents, quantized, envelope)
+    return Rebuilt(batch.wanted, fake * samples, samples, frames, latents, quantized, envelope)
 
 
 def direct_losses(

@@ -49,12 +49,14 @@ class EnvelopeSettings:
         crops: from which the components are found when the run starts.
         manifest: of the recordings that they are cut from, `data.manifest` if None. Whoever goes on
             from a codec with more recordings gives the first ones: latents keep their meaning.
+        pitch: weight of the pitch, which the last latents then hold; 0 leaves it out.
     """
 
     weight: float = 0.0
     exact_share: Share = 0.25
     crops: Count = 512
     manifest: str | None = None
+    pitch: float = 0.0
 
 
 def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array, "B T D"]:
@@ -70,8 +72,15 @@ def no_components(config: CodecConfig) -> Params:
     return {"mean": jnp.zeros(width), "basis": jnp.zeros((config.acoustic_dim, width))}
 
 
-def find_components(batches: Iterable[CropBatch], config: CodecConfig) -> dict[str, np.ndarray]:
+def find_components(
+    batches: Iterable[CropBatch], config: CodecConfig, count: int | None = None
+) -> dict[str, np.ndarray]:
     """Principal components of the frames of some batches.
+
+    Args:
+        batches: of recordings.
+        config: of the codec.
+        count: how many latents hold one, the first ones; None is all of them.
 
     Returns:
         `mean` `[D]`, and `basis` `[A, D]`: what a component of 1 adds to it. float32.
@@ -79,14 +88,14 @@ def find_components(batches: Iterable[CropBatch], config: CodecConfig) -> dict[s
     make = jax.jit(envelopes, static_argnums=1)
     found = []
     for batch in batches:
-        made = np.asarray(make(batch.samples, config))
+        made = np.asarray(make(batch.wanted, config))
         real = np.arange(made.shape[1]) < -(-batch.lengths // config.frame_samples)[:, None]
         found.append(made[real])
     frames = np.concatenate(found)
     mean = frames.mean(axis=0)
     _, values, axes = np.linalg.svd(frames - mean, full_matrices=False)
     basis = np.zeros((config.acoustic_dim, frames.shape[1]), np.float32)
-    count = min(len(axes), config.acoustic_dim)
+    count = min(len(axes), config.acoustic_dim if count is None else count)
     deviations = values[:count] / np.sqrt(len(frames))
     basis[:count] = SPREAD * deviations[:, None] * axes[:count]
     return {"mean": mean.astype(np.float32), "basis": basis}

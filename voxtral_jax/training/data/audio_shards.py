@@ -6,7 +6,7 @@ import io
 import os
 from pathlib import Path
 
-from voxtral_jax.errors import AudioError
+from voxtral_jax.errors import AudioError, DataError
 from voxtral_jax.training.data.manifest import AUDIO, Broken, Manifest, Utterance
 from voxtral_jax.training.data.recordings import go_to, opened, span_of
 from voxtral_jax.training.data.records import RecordWriter
@@ -42,8 +42,12 @@ def write_audio_shards(
         Utterances that could not be decoded; they are left out.
 
     Raises:
-        DataError: the directory cannot be written to, or holds something corrupt.
+        DataError: the directory cannot be written to, or holds something corrupt; or recordings
+            have a goal, for which shards have no place.
     """
+    for utterance in manifest.utterances:
+        if utterance.goal is not None:
+            raise DataError(f"shards cannot hold the 'goal' of {utterance.key}; leave it in files")
     broken = []
     with RecordWriter(directory, AUDIO, shard_bytes) as writer:
         for utterance in manifest.utterances:

@@ -21,12 +21,19 @@ class CropBatch:
         lengths: `[B]` int32 valid samples; 0 marks a recording that could not be read.
         utterances: `[B]` int32, which utterance of the manifest each row is of.
         targets: arrays `[B, ...]` that the distillation asked for, by name.
+        goals: `[B, S]` what the codec is to give back, where that is something else.
     """
 
     samples: Float[Any, "B S"]
     lengths: Int[Any, " B"]
     utterances: Int[Any, " B"]
     targets: dict[str, Any]
+    goals: Float[Any, "B S"] | None = None
+
+    @property
+    def wanted(self) -> Float[Any, "B S"]:
+        """What the codec is to give back."""
+        return self.samples if self.goals is None else self.goals
 
 
 @struct.dataclass

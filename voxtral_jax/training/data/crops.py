@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grain
@@ -66,7 +66,8 @@ def crop_batches(
         raise DataError(
             f"{epochs} x {len(manifest.utterances)} utterances do not fill a batch of {batch_size}"
         )
-    crops = _Crops(manifest.utterances, rate, crop_samples, frame_samples, targets, seed)
+    goals = manifest.has_goals
+    crops = _Crops(manifest.utterances, rate, crop_samples, frame_samples, targets, seed, goals)
     mine = my_rows(batch_size, process)
     batches = (
         grain.MapDataset.range(len(manifest.utterances))
@@ -93,7 +94,8 @@ def validation_crops(
     The last batch is filled up with rows of length 0 and utterance -1. Arguments are those of
     `crop_batches`; every process gets whole batches.
     """
-    crops = _Crops(manifest.utterances, rate, crop_samples, 1, targets, 0)
+    goals = manifest.has_goals
+    crops = _Crops(manifest.utterances, rate, crop_samples, 1, targets, 0, goals)
     batches = (
         grain.MapDataset.range(len(manifest.utterances))
         .map(int)
@@ -105,7 +107,8 @@ def validation_crops(
 
 @dataclass(frozen=True)
 class _Crops:
-    """Makes batches of crops; fields are the arguments of `crop_batches`."""
+    """Makes batches of crops; fields are the arguments of `crop_batches`, and whether there are
+    goals."""
 
     utterances: tuple[Utterance, ...]
     rate: int
@@ -113,6 +116,7 @@ class _Crops:
     frame_samples: int
     targets: Targets | None
     seed: int
+    goals: bool
 
     def random(self, places: list[tuple[int, int]]) -> CropBatch:
         """Crops of utterances, each with its place among those of all epochs."""
@@ -139,11 +143,19 @@ class _Crops:
         samples: Any = np.zeros((len(rows), self.crop_samples), np.float32)
         lengths: Any = np.zeros(len(rows), np.int32)
         utterances: Any = np.array([number for number, _ in rows], np.int32)
+        goals = np.zeros_like(samples) if self.goals else None
         targets = []
         for row, (number, first) in enumerate(rows):
             if number != NO_UTTERANCE:
-                crop = self._read(self.utterances[number], first)
+                utterance = self.utterances[number]
+                crop = self._read(utterance, first)
+                goal = crop
+                if utterance.goal is not None:
+                    goal = self._read(replace(utterance, file=utterance.goal, record=None), first)
+                    crop = crop[: len(goal)]
                 samples[row, : len(crop)], lengths[row] = crop, len(crop)
+                if goals is not None:
+                    goals[row, : len(crop)] = goal[: len(crop)]
             if self.targets is not None:
                 # Rows that fill up ask for the targets of nothing of some utterance.
                 whole = self._samples(number) <= self.crop_samples
@@ -155,6 +167,7 @@ class _Crops:
             lengths=lengths,
             utterances=utterances,
             targets={name: np.stack([one[name] for one in targets]) for name in names},
+            goals=goals,
         )
 
     def _read(self, utterance: Utterance, first: int) -> np.ndarray:

@@ -6,8 +6,9 @@ A manifest is a file of JSON lines, one utterance a line:
 
 `text` may be a list: variants of one transcript, such as normalised and raw. `start` and `end` (in
 seconds) make the utterance a part of its recording; `phonemes` may say how it is pronounced, and
-`phoneme_ends` when each of them ends, in seconds of the utterance. Paths of recordings are relative
-to the manifest.
+`phoneme_ends` when each of them ends, in seconds of the utterance. `goal` may name another
+recording, as long as `audio`, that the codec is to give back in its place. Paths of recordings are
+relative to the manifest.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Utterance:
         seconds: how long it is.
         file: path of the recording, or of the shard that holds it.
         record: its number in the shard, where the audio is the span alone; None in a file.
+        goal: path of the recording that the codec is to give back; None is the audio itself.
     """
 
     key: str
@@ -68,6 +70,7 @@ class Utterance:
     seconds: float = 0.0
     file: str = ""
     record: int | None = None
+    goal: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class Manifest:
 
     utterances: tuple[Utterance, ...]
     broken: tuple[Broken, ...]
+
+    @property
+    def has_goals(self) -> bool:
+        """Whether the codec is to give back something else for some of them."""
+        return any(one.goal is not None for one in self.utterances)
 
 
 class _Unusable(Exception):
@@ -143,12 +151,15 @@ def _from_manifests(paths: list[Path], need_text: bool, broken: list[Broken]) ->
                 lines.append((where, _parse(line, path.parent, base, need_text)))
             except _Unusable as reason:
                 broken.append(Broken(where, str(reason)))
-    headers = _headers({utterance.file for _, utterance in lines})
+    files = {one.file for _, one in lines} | {one.goal for _, one in lines if one.goal}
+    headers = _headers(files)
     found: list[Utterance] = []
     keys: set[str] = set()
     for where, utterance in lines:
         try:
             utterance = _with_length(utterance, headers[utterance.file])
+            if utterance.goal is not None:
+                _with_length(replace(utterance, audio="'goal'"), headers[utterance.goal])
             _once(utterance, keys)
             found.append(utterance)
         except _Unusable as reason:
@@ -185,6 +196,7 @@ def _parse(line: str, directory: Path, base: str, need_text: bool) -> Utterance:
     inside = file.startswith(os.path.join(base, ""))
     audio = Path(os.path.relpath(file, base) if inside else file).as_posix()
     phonemes = _string(data, "phonemes") if data.get("phonemes") is not None else None
+    goal = _string(data, "goal") if data.get("goal") is not None else None
     return Utterance(
         key=_key(audio, start, end),
         audio=audio,
@@ -196,6 +208,7 @@ def _parse(line: str, directory: Path, base: str, need_text: bool) -> Utterance:
         phonemes=phonemes,
         phoneme_ends=_ends(data.get("phoneme_ends"), phonemes),
         file=file,
+        goal=None if goal is None else os.path.abspath(directory / goal),
     )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from voxtral_jax.codec import Codec
 from voxtral_jax.codec.run import decoder_stream, encoder_stream
 from voxtral_jax.config import CodecConfig, VoxtralConfig
-from voxtral_jax.errors import DataError
+from voxtral_jax.errors import ConfigError, DataError
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.sharding import Rules
@@ -36,6 +36,7 @@ from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
 from voxtral_jax.training.envelope import EnvelopeSettings, find_components
 from voxtral_jax.training.logs import Validation
+from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.settings import (
     CheckpointSettings,
@@ -147,6 +148,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     codec, data = config.codec, settings.data
     crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
     distillation = settings.distillation
+    envelope_latents = codec.acoustic_dim - (LATENTS if settings.envelope.pitch > 0 else 0)
+    if envelope_latents < 1:
+        raise ConfigError(
+            f"envelope.pitch takes {LATENTS} acoustic latents, and the codec has "
+            f"{codec.acoustic_dim}; leave it 0"
+        )
 
     def read(path: str) -> Manifest:
         characters = distillation.kind == "characters"
@@ -198,7 +205,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             count = -(-settings.envelope.crops // data.batch_size)
             first = settings.envelope.manifest
             crops = batches((0, 1), manifest if first is None else read(first))
-            found = find_components(islice(crops, count), codec)
+            found = find_components(islice(crops, count), codec, envelope_latents)
             loaded |= {("envelope", name): leaf for name, leaf in found.items()}
         return loaded
 
@@ -214,7 +221,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,
-        example=lambda: example_batch(training, data.batch_size, crop),
+        example=lambda: example_batch(training, data.batch_size, crop, manifest.has_goals),
         validate=_validation(settings, config) if data.validation and read_data else None,
         critic=settings.discriminators.optimizer if training.discriminators else None,
         about={"stage": "codec", "params": config.to_dict()},
@@ -264,14 +271,18 @@ def manifest_notes(manifest: Manifest) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def example_batch(training: CodecTraining, batch_size: int, crop: int) -> CropBatch:
+def example_batch(
+    training: CodecTraining, batch_size: int, crop: int, goals: bool = False
+) -> CropBatch:
     """A batch of zeros in the shapes that the stage trains on."""
     one = training.distillation.targets(NOBODY, 0, 0, False)
+    silence = np.zeros((batch_size, crop), np.float32)
     return CropBatch(
-        samples=np.zeros((batch_size, crop), np.float32),
+        samples=silence,
         lengths=np.zeros(batch_size, np.int32),
         utterances=np.zeros(batch_size, np.int32),
         targets={name: np.zeros((batch_size, *np.shape(x)), x.dtype) for name, x in one.items()},
+        goals=silence if goals else None,
     )
 
 
@@ -289,8 +300,8 @@ def _reconstruct(
     fake, _ = apply(codec, params, codes, lengths, decoder_stream(config, rows), method="decode")
     mask = (jnp.arange(fake.shape[1]) < batch.lengths[:, None]).astype(jnp.float32)
     distances = {
-        "waveform": losses.waveform_l1(batch.samples, fake, mask),
-        "stft": losses.stft_l1(batch.samples, fake * mask, windows, jnp.mean(mask)),
+        "waveform": losses.waveform_l1(batch.wanted, fake, mask),
+        "stft": losses.stft_l1(batch.wanted, fake * mask, windows, jnp.mean(mask)),
     }
     return codes, fake, distances
 

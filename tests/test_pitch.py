@@ -1,0 +1,184 @@
+"""The pitch that acoustic latents are taught, and recordings that are to be given back."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import soundfile
+from small import RATE, codec_table, hum, small_config, write_recordings
+
+from voxtral_jax.errors import ConfigError, DataError
+from voxtral_jax.training.codec import CodecLosses, CodecTraining, rebuild
+from voxtral_jax.training.data.audio_shards import write_audio_shards
+from voxtral_jax.training.data.batches import CropBatch
+from voxtral_jax.training.data.crops import crop_batches, validation_crops
+from voxtral_jax.training.data.manifest import read_manifest
+from voxtral_jax.training.distillation import Nothing
+from voxtral_jax.training.envelope import EnvelopeSettings, find_components
+from voxtral_jax.training.pitch import (
+    LATENTS,
+    PITCHES,
+    cycles_in_frame,
+    pitch_latents,
+    pitch_loss,
+    pitch_of,
+)
+from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.settings import build_settings
+from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
+from lock import FRAME, lock, pulses
+
+CODEC = small_config().codec
+LEVELS = 21
+
+
+def voiced(cycles: list[int]) -> np.ndarray:
+    """Frames of pulses in a formant of 600 Hz, with a little noise."""
+    harmonics = pulses(np.array(cycles))
+    spectrum = np.fft.rfft(harmonics)
+    hertz = np.fft.rfftfreq(len(harmonics), 1 / RATE)
+    shaped = np.fft.irfft(spectrum / (1 + ((hertz - 600) / 300) ** 2), len(harmonics))
+    noise = np.random.default_rng(0).standard_normal(len(harmonics))
+    return (0.1 * shaped + 0.002 * noise).astype(np.float32)
+
+
+def test_every_pitch_is_found_and_noise_has_none() -> None:
+    cycles = cycles_in_frame(CODEC)
+    assert cycles[0] / 0.08 > 80
+    assert cycles[-1] / 0.08 > 300
+    np.testing.assert_array_equal(pitch_of(voiced(list(cycles))[None], CODEC)[0], range(PITCHES))
+    noise = 0.1 * np.random.default_rng(1).standard_normal((2, 9 * FRAME)).astype(np.float32)
+    np.testing.assert_array_equal(pitch_of(noise, CODEC), -1)
+    np.testing.assert_array_equal(pitch_of(np.zeros((1, 3 * FRAME), np.float32), CODEC), -1)
+
+
+def test_pitches_stay_apart_when_their_latents_are_rounded() -> None:
+    sound = np.concatenate([voiced(list(cycles_in_frame(CODEC))), np.zeros(FRAME, np.float32)])
+    latents = np.asarray(pitch_latents(sound[None], CODEC))[0]
+    assert latents.shape == (PITCHES + 1, LATENTS)
+    assert np.abs(latents).max() < 1
+    rounded = np.round((latents + 1) / 2 * (LEVELS - 1)) / (LEVELS - 1) * 2 - 1
+    apart = np.linalg.norm(rounded[:, None] - rounded, axis=-1) + 9 * np.eye(PITCHES + 1)
+    # Ten levels of one latent.
+    assert apart.min() > 0.9
+
+
+def test_the_pitch_is_taught_where_latents_are_far_from_it_and_frames_count() -> None:
+    pitch = pitch_latents(jnp.asarray(voiced([8, 12, 20]))[None], CODEC)
+    mask = jnp.array([[1.0, 1.0, 0.0]])
+    loss = partial(pitch_loss, pitch=pitch, mask=mask)
+    np.testing.assert_allclose(loss(jnp.arctanh(pitch)), 0, atol=1e-5)
+    gradient = np.asarray(jax.grad(loss)(jnp.full(pitch.shape, 30.0)))
+    assert np.all(gradient[:, :2] > 0)
+    assert np.all(gradient[:, 2] == 0)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Four recordings; what two of them are to become is silent but for its first frame."""
+    path = write_recordings(tmp_path)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for number in (0, 1):
+        samples, _ = soundfile.read(tmp_path / f"{number}.wav")
+        samples[FRAME:] = 0
+        soundfile.write(tmp_path / f"goal-{number}.wav", samples, RATE)
+        lines[number]["goal"] = f"goal-{number}.wav"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_crops_of_a_recording_and_of_its_goal_begin_at_the_same_sample(manifest: Path) -> None:
+    read = read_manifest(manifest, need_text=False)
+    assert read.has_goals
+    (batch,) = validation_crops(read, rate=RATE, crop_samples=10 * FRAME, batch_size=4)
+    assert batch.goals is not None
+    np.testing.assert_array_equal(batch.goals[:, :FRAME], batch.samples[:, :FRAME])
+    np.testing.assert_array_equal(batch.goals[:2, FRAME:], 0)
+    np.testing.assert_array_equal(batch.goals[2:], batch.samples[2:])
+    np.testing.assert_array_equal(batch.wanted, batch.goals)
+    later = crop_batches(
+        read, rate=RATE, crop_samples=4 * FRAME, batch_size=4, seed=0, frame_samples=FRAME, epochs=9
+    )
+    for batch in later:
+        for samples, goal, utterance in zip(
+            batch.samples, batch.wanted, batch.utterances, strict=True
+        ):
+            if utterance > 1:
+                np.testing.assert_array_equal(goal, samples)
+            elif np.any(goal):
+                np.testing.assert_array_equal(goal[:FRAME], samples[:FRAME])
+                assert not np.any(goal[FRAME:])
+
+
+def test_without_goals_recordings_are_to_be_given_back_themselves(tmp_path: Path) -> None:
+    read = read_manifest(write_recordings(tmp_path), need_text=False)
+    (batch,) = validation_crops(read, rate=RATE, crop_samples=FRAME, batch_size=4)
+    assert not read.has_goals
+    assert batch.goals is None
+    assert batch.wanted is batch.samples
+
+
+def test_a_goal_that_is_missing_breaks_its_line_and_shards_hold_none(
+    manifest: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"goal' of 0.wav"):
+        write_audio_shards(read_manifest(manifest, need_text=False), tmp_path / "shards", 2**20)
+    (tmp_path / "goal-1.wav").unlink()
+    read = read_manifest(manifest, need_text=False, most_broken=0.5)
+    assert len(read.utterances) == 3
+    assert "goal-1.wav does not exist" in read.broken[0].reason
+
+
+def test_exact_rows_carry_the_pitch_of_the_goal_and_the_goal_is_what_counts() -> None:
+    codec = replace(CODEC, acoustic_dim=LATENTS + 3)
+    training = CodecTraining(
+        config=codec,
+        losses=CodecLosses(feature_matching=0.0),
+        quantizer=QuantizerSettings(acoustic_share=1.0),
+        discriminators=None,
+        distillation=Nothing(),
+        envelope=EnvelopeSettings(weight=1.0, exact_share=1.0, pitch=1.0),
+    )
+    goals = np.stack([voiced([8, 12, 20, 20]), voiced([9, 9, 0, 25])])
+    samples = np.stack([hum(0.32, 130, seed) for seed in range(2)])
+    batch = CropBatch(samples, np.full(2, 4 * FRAME, np.int32), np.arange(2), {}, goals)
+    params = nn.meta.unbox(training.init(jax.random.key(0)))
+    components = find_components([batch], codec, 3)
+    make = jax.jit(lambda p: rebuild(training, p, batch, jax.random.key(1), "all", components))
+    rebuilt = make(params["codec"])
+    np.testing.assert_array_equal(rebuilt.real, goals)
+    pitch = np.asarray(pitch_latents(goals, codec))
+    np.testing.assert_allclose(rebuilt.quantized.latents[..., -LATENTS:], pitch, atol=0.051)
+    assert np.all(components["basis"][-LATENTS:] == 0)
+
+
+def test_a_codec_with_too_few_latents_cannot_be_taught_pitch(tmp_path: Path) -> None:
+    small_config().save(tmp_path / "params.json")
+    table = codec_table(
+        tmp_path / "params.json", write_recordings(tmp_path / "audio"), tmp_path / "run", 1
+    )
+    table["envelope"] = {"weight": 1.0, "pitch": 1.0}
+    with pytest.raises(ConfigError, match="takes 5 acoustic latents, and the codec has 4"):
+        codec_task(build_settings(CodecSettings, table, "a test"))
+
+
+def test_a_recording_is_played_at_whole_cycles_and_stays_as_loud() -> None:
+    pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
+    recording = hum(1.6, 150, 0)
+    played = lock(recording, 0)
+    assert played.shape == recording.shape
+    np.testing.assert_array_equal(played, lock(recording, 0))
+    np.testing.assert_allclose(np.std(played), np.std(recording), rtol=0.05)
+    cycles = cycles_in_frame(CODEC)[np.asarray(pitch_of(played[None], CODEC))[0]]
+    assert np.median(cycles) / 0.08 == pytest.approx(150, abs=13)
