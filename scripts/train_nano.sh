@@ -11,10 +11,15 @@ python=${PYTHON:-python}
 data=${DATA:-data/nano}
 runs=${RUNS:-runs/nano}
 
+# What the codec is to give back; needs pyworld, of scripts/corpus/requirements.txt.
+for split in train validation; do
+    $python scripts/corpus/lock.py "$data/$split" "$runs/locked/$split"
+done
 # Overrides are words on purpose.
 # shellcheck disable=SC2086
 $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
-    data.manifest="$data/train" data.validation="$data/validation" ${CODEC:-}
+    data.manifest="$runs/locked/train/lines-*.jsonl" \
+    data.validation="$runs/locked/validation/lines-*.jsonl" ${CODEC:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
         manifest="$1" out="$runs/codes/$2" most_broken=1.0 "speeds=$3"

@@ -99,6 +99,26 @@ def test_distances_of_audio_equal_their_definitions() -> None:
     assert found == pytest.approx(expected, rel=1e-4)
 
 
+def test_compressed_spectra_know_the_phase_and_hear_the_quiet() -> None:
+    real, fake = noise(2, 300), noise(2, 300, seed=1)
+    sizes = (76, 126)
+
+    def root(x: np.ndarray, size: int) -> np.ndarray:
+        spectra = np.stack([plain.stft(row, size) for row in x])
+        return spectra / np.sqrt(np.abs(spectra))
+
+    def distance(x: np.ndarray, y: np.ndarray) -> float:
+        each = [root(x, n) - root(y, n) for n in sizes]
+        return float(np.mean([(np.abs(d.real).mean() + np.abs(d.imag).mean()) / 2 for d in each]))
+
+    found = partial(losses.compressed_l1, sizes=sizes, share=jnp.float32(0.5))
+    assert found(real, fake) == pytest.approx(2 * distance(real, fake), rel=1e-3)
+    assert found(real, real) == 0
+    assert found(real, -real) == pytest.approx(4 * distance(real, 0 * real + 1e-12), rel=1e-2)
+    silence = jnp.zeros((1, 300))
+    assert np.all(np.isfinite(np.asarray(jax.grad(found)(silence, noise(1, 300)))))
+
+
 def test_what_has_no_weight_changes_nothing() -> None:
     values, weights = noise(3, 5), np.ones((3, 5), np.float32)
     weights[1] = 0

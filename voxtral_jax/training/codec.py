@@ -26,12 +26,11 @@ from voxtral_jax.training.distillation import Distillation
 from voxtral_jax.training.envelope import (
     EnvelopeSettings,
     as_filterbank,
-    components_of,
     envelope_loss,
     envelopes,
     no_components,
 )
-from voxtral_jax.training.pitch import LATENTS, pitch_latents, pitch_loss
+from voxtral_jax.training.pitch import LATENTS, exact_latents, pitch_loss
 from voxtral_jax.training.quantization import (
     Codebook,
     Quantized,
@@ -51,6 +50,8 @@ class CodecLosses:
         distillation: of language into the semantic code.
         commitment: of latents to their codebook entries.
         reconstruction: of waveform and STFT magnitudes, times `reconstruction_decay ** step`.
+        phase: of compressed spectra, times the same; none is published, and it is of use only where
+            the phase can be known (`voxtral_jax.training.pitch`).
         mel: of log mel magnitudes; none is published, but without discriminators it is what makes
             quiet sounds count.
         stft_windows: of the magnitudes, in samples.
@@ -61,6 +62,7 @@ class CodecLosses:
     commitment: float = 0.1
     reconstruction: float = 1.0
     reconstruction_decay: float = 0.9999
+    phase: float = 0.0
     mel: float = 0.0
     stft_windows: tuple[int, ...] = WINDOWS
 
@@ -168,14 +170,16 @@ def rebuild(
     heard, envelope = latents, jnp.zeros(())
     if components is not None:
         made = envelopes(batch.wanted, c)
-        exact = components_of(made, components)
+        teaches_pitch = training.envelope.pitch > 0
+        exact = exact_latents(made, batch.wanted, components, c, teaches_pitch)
         semantic, acoustic = jnp.split(latents, [c.semantic_dim], axis=-1)
         envelope = envelope_loss(acoustic, made, exact, components, frames)
-        if training.envelope.pitch > 0:
-            pitch = pitch_latents(batch.wanted, c)
-            exact = exact.at[..., -LATENTS:].set(pitch)
-            apart = pitch_loss(acoustic[..., -LATENTS:], pitch, frames)
+        if teaches_pitch:
+            apart = pitch_loss(acoustic[..., -LATENTS:], exact[..., -LATENTS:], frames)
             envelope = envelope + training.envelope.pitch * apart
+            # What the decoder would have them say would only disturb what they are taught.
+            pitch = jax.lax.stop_gradient(acoustic[..., -LATENTS:])
+            acoustic = acoustic.at[..., -LATENTS:].set(pitch)
         taught = jax.random.uniform(jax.random.fold_in(key, 1), (rows, 1, 1))
         acoustic = jnp.where(taught < training.envelope.exact_share, jnp.arctanh(exact), acoustic)
         heard = jnp.concatenate([semantic, acoustic], axis=-1)
@@ -207,6 +211,13 @@ def direct_losses(
         if weights.mel > 0
         else jnp.zeros(())
     )
+    phase = (
+        losses.compressed_l1(
+            rebuilt.real, rebuilt.fake, weights.stft_windows, jnp.mean(rebuilt.samples)
+        )
+        if weights.phase > 0
+        else jnp.zeros(())
+    )
     quantized = rebuilt.quantized
     commitment = losses.commitment(
         rebuilt.latents[..., : c.semantic_dim], quantized.entries, rebuilt.frames
@@ -214,9 +225,9 @@ def direct_losses(
     distilled, more = training.distillation.loss(
         heads, quantized.semantic, rebuilt.frames, batch.targets
     )
-    faded = weights.reconstruction * weights.reconstruction_decay ** step.astype(jnp.float32)
+    fade = weights.reconstruction_decay ** step.astype(jnp.float32)
     total = (
-        faded * (waveform + spectrum)
+        fade * (weights.reconstruction * (waveform + spectrum) + weights.phase * phase)
         + weights.mel * mel
         + weights.commitment * commitment
         + weights.distillation * distilled
@@ -229,6 +240,8 @@ def direct_losses(
         "commitment": commitment,
         "distillation": distilled,
     }
+    if weights.phase > 0:
+        each["phase"] = phase
     if training.envelope.weight > 0:
         each["envelope"] = rebuilt.envelope
     return total, each | more

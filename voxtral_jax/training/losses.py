@@ -15,7 +15,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from voxtral_jax.training.discriminator import Judgement
-from voxtral_jax.training.spectrum import log_mel, magnitudes
+from voxtral_jax.training.spectrum import MEL_FLOOR, log_mel, magnitudes, stft
+
+COMPRESSION_FLOOR = MEL_FLOOR**2
+"""Power under which the root of a magnitude becomes a straight line."""
 
 
 def weighted_mean(values: Float[Array, "*axes"], weights: Float[Array, "*axes"]) -> Array:
@@ -69,6 +72,26 @@ def log_mel_l1(
     """
 
     distances = [jnp.mean(jnp.abs(log_mel(real, n, rate) - log_mel(fake, n, rate))) for n in sizes]
+    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+
+
+def compressed_l1(
+    real: Float[Array, "B S"],
+    fake: Float[Array, "B S"],
+    sizes: Sequence[int],
+    share: Float[Array, ""],
+) -> Array:
+    """Mean distance of spectra, phase and all, with the square roots of their magnitudes.
+
+    Without the root the strongest harmonics would be all that counts. Arguments as in `stft_l1`.
+    """
+
+    def compressed(x: Array, size: int) -> Array:
+        spectrum = stft(x, size)
+        pair = jnp.stack([spectrum.real, spectrum.imag])
+        return pair * (jnp.sum(pair**2, axis=0) + COMPRESSION_FLOOR) ** -0.25
+
+    distances = [jnp.mean(jnp.abs(compressed(real, n) - compressed(fake, n))) for n in sizes]
     return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
 
 

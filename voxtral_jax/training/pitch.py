@@ -9,13 +9,17 @@ this is published; `data/nano/README.md` has what it is good for.
 from __future__ import annotations
 
 import math
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from voxtral_jax.config import CodecConfig
-from voxtral_jax.training.envelope import BEFORE_TANH, BOUND
+from voxtral_jax.kernels.fsq import round_generated
+from voxtral_jax.parameters import Params
+from voxtral_jax.training.envelope import BEFORE_TANH, BOUND, components_of, envelopes
 from voxtral_jax.training.losses import weighted_mean
 
 LOWEST = 80.0
@@ -69,6 +73,36 @@ def pitch_latents(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Ar
     angles = [2 * np.pi * turns * pitch / PITCHES for turns in TURNS]
     circles = [wave(angle) * (pitch >= 0) for angle in angles for wave in (jnp.cos, jnp.sin)]
     return jnp.clip(jnp.stack([height, *circles], axis=-1), -BOUND, BOUND)
+
+
+def exact_latents(
+    made: Float[Array, "B T D"],
+    samples: Float[Array, "B S"],
+    components: Params,
+    config: CodecConfig,
+    pitch: bool,
+) -> Float[Array, "B T A"]:
+    """What the acoustic latents, after the tanh, are taught to be.
+
+    Args:
+        made: envelopes of `samples`.
+        samples: to be given back.
+        components: of envelopes.
+        config: of the codec.
+        pitch: whether the last latents hold it.
+    """
+    exact = components_of(made, components)
+    return exact.at[..., -LATENTS:].set(pitch_latents(samples, config)) if pitch else exact
+
+
+@partial(jax.jit, static_argnames=("config", "pitch"))
+def exact_codes(
+    samples: Float[Array, "B S"], components: Params, *, config: CodecConfig, pitch: bool
+) -> Int[Array, "B T A"]:
+    """Acoustic codes (no offset) of `exact_latents`."""
+    latents = exact_latents(envelopes(samples, config), samples, components, config, pitch)
+    codes, _ = round_generated(latents, config.acoustic_codebook_size, "jnp")
+    return codes
 
 
 def pitch_loss(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -12,7 +12,7 @@ import numpy as np
 
 from voxtral_jax.errors import AudioError, DataError
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.data.manifest import Manifest, Utterance
+from voxtral_jax.training.data.manifest import Manifest, Utterance, goal_of
 from voxtral_jax.training.data.pipeline import Batches, my_rows
 from voxtral_jax.training.data.recordings import read_crop
 
@@ -151,7 +151,7 @@ class _Crops:
                 crop = self._read(utterance, first)
                 goal = crop
                 if utterance.goal is not None:
-                    goal = self._read(replace(utterance, file=utterance.goal, record=None), first)
+                    goal = self._read(goal_of(utterance), first)
                     crop = crop[: len(goal)]
                 samples[row, : len(crop)], lengths[row] = crop, len(crop)
                 if goals is not None:

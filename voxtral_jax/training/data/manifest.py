@@ -73,6 +73,13 @@ class Utterance:
     goal: str | None = None
 
 
+def goal_of(utterance: Utterance) -> Utterance:
+    """The recording that the codec is to give back; the utterance itself where there is none."""
+    if utterance.goal is None:
+        return utterance
+    return replace(utterance, file=utterance.goal, record=None)
+
+
 @dataclass(frozen=True)
 class Broken:
     """A line of a manifest that cannot be used: `file:line`, and why."""

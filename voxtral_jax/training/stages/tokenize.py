@@ -18,17 +18,20 @@ from rich.progress import track
 from voxtral_jax.audio import resample
 from voxtral_jax.audio.activity import voice_activity
 from voxtral_jax.audio.reference import MARGIN, SILENT_PEAK, normalise_loudness, sounding_spans
+from voxtral_jax.buckets import bucket
 from voxtral_jax.codec import fold
-from voxtral_jax.codec.run import encode_batch
+from voxtral_jax.codec.run import LEAST_FRAMES, encode_batch
 from voxtral_jax.config import CodecConfig, VoxtralConfig
-from voxtral_jax.errors import AudioError, CheckpointError, DataError
+from voxtral_jax.errors import AudioError, CheckpointError, ConfigError, DataError
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
-from voxtral_jax.training.data.manifest import Utterance, read_manifest
+from voxtral_jax.training.checkpoints import run_weights
+from voxtral_jax.training.data.manifest import Utterance, goal_of, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
+from voxtral_jax.training.pitch import exact_codes
 from voxtral_jax.training.settings import Count, Positive, Share
-from voxtral_jax.training.sources import source_config
+from voxtral_jax.training.sources import is_run, source_config
 from voxtral_jax.training.speaking import load_codec
 from voxtral_jax.training.stages.codec import manifest_notes
 
@@ -46,11 +49,13 @@ class Played:
         utterance: with the times and the speaker of its speed.
         samples: at the codec's rate.
         speech: whether there is voice in each frame.
+        goal: what the codec should give back, where its exact codes are asked for.
     """
 
     utterance: Utterance
     samples: Float[np.ndarray, " S"]
     speech: Bool[np.ndarray, " T"]
+    goal: Float[np.ndarray, " S"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +70,8 @@ class TokenizeSettings:
         as_references: trim silence and bring to one loudness, as inference does to a reference.
         speeds: at which each recording is played, pitch and all; every speed makes other speakers
             of the same sentences.
+        exact: acoustic codes are those of the recording's goal, which the codec was taught
+            (`envelope` in `codec.toml`), not what its encoder hears; `codec` is a run.
         most_broken: share of the manifest that may be broken.
     """
 
@@ -74,6 +81,7 @@ class TokenizeSettings:
     batch_size: Count = 16
     as_references: bool = True
     speeds: tuple[Positive, ...] = (1.0,)
+    exact: bool = False
     most_broken: Share = 0.05
 
 
@@ -85,9 +93,11 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
 
     Raises:
         DataError: the manifest cannot be used, or too much of it is broken.
+        ConfigError: there are no exact codes of this codec, or at these speeds.
     """
     config = source_config(settings.codec)
     codec = encoder_of(settings.codec, config)
+    components = _components(settings) if settings.exact else None
     manifest = read_manifest(settings.manifest, need_text=True, most_broken=settings.most_broken)
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
@@ -105,7 +115,7 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
         for loaded in track(read, "encoding", total=len(batches)):
             good = [one for one in loaded if isinstance(one, Played)]
             failed += [why for why in loaded if isinstance(why, str)]
-            for record in _encode(codec, config.codec, good, settings.batch_size):
+            for record in _encode(codec, config.codec, good, settings.batch_size, components):
                 writer.write(record)
     notes.append(f"{len(mine) - len(failed):,} encoded, {len(done):,} were there already")
     if failed:
@@ -129,6 +139,20 @@ def encoder_of(path: str, config: VoxtralConfig) -> Params:
     if "input_proj" not in params:
         raise CheckpointError(f"{path} has no weights of the codec's encoder, which tokens need")
     return fold(params, config.codec)
+
+
+def _components(settings: TokenizeSettings) -> Params:
+    """What the acoustic latents of a run's codec were taught."""
+    if settings.speeds != (1.0,):
+        raise ConfigError("exact codes are of recordings as they are: leave speeds at [1.0]")
+    weights = run_weights(Path(settings.codec)) if is_run(settings.codec) else {}
+    found = {path[1]: leaf for path, leaf in weights.items() if path[0] == "envelope"}
+    if not found:
+        raise ConfigError(
+            f"{settings.codec} is no run whose codec was taught envelopes (envelope.weight), so it "
+            "has no exact codes; leave out exact"
+        )
+    return found
 
 
 def at_speed(utterance: Utterance, speed: float) -> Utterance:
@@ -155,15 +179,26 @@ def _read_ahead(
     def read(one: Utterance, speed: float) -> Played | str:
         try:
             samples = resample(read_utterance(one, rate), round(speed * rate), rate)
+            goal = None
+            if settings.exact:
+                goal = read_utterance(goal_of(one), rate)[: len(samples)]
+                samples = samples[: len(goal)]
             one = at_speed(one, speed)
             if settings.as_references:
-                samples, first = as_reference(samples, rate)
+                whole = samples
+                # A goal's pitch goes by its frames, which must stay where they are.
+                step = 1 if goal is None else config.frame_samples
+                samples, first = as_reference(whole, rate, step)
+                if goal is not None:
+                    gain = np.abs(samples).max() / np.abs(whole[first:][: len(samples)]).max()
+                    goal = goal[first:][: len(samples)] * gain
                 ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
                 one = replace(one, phoneme_ends=ends)
         except (AudioError, DataError) as error:
             return f"{one.key}: {error}"
         frames = math.ceil(len(samples) / config.frame_samples)
-        return Played(one, samples, voice_activity(samples, rate, frames, config.frame_rate))
+        speech = voice_activity(samples, rate, frames, config.frame_rate)
+        return Played(one, samples, speech, goal)
 
     with ThreadPoolExecutor() as pool:
         remaining = iter(batches)
@@ -176,9 +211,14 @@ def _read_ahead(
 
 
 def as_reference(
-    samples: Float[np.ndarray, " S"], rate: int
+    samples: Float[np.ndarray, " S"], rate: int, step: int = 1
 ) -> tuple[Float[np.ndarray, " S"], int]:
     """Trimmed and at the loudness that references are brought to, and the first sample kept.
+
+    Args:
+        samples: of a recording.
+        rate: of them.
+        step: the first sample kept is a multiple of this.
 
     Raises:
         AudioError: it is silent.
@@ -187,12 +227,16 @@ def as_reference(
         raise AudioError("the recording is silent")
     spans = sounding_spans(samples, rate)
     margin = round(MARGIN * rate)
-    first, last = max(0, spans[0][0] - margin), spans[-1][1] + margin
+    first, last = max(0, spans[0][0] - margin) // step * step, spans[-1][1] + margin
     return normalise_loudness(samples[first:last], rate), first
 
 
 def _encode(
-    codec: Params, config: CodecConfig, recordings: Sequence[Played], rows: int
+    codec: Params,
+    config: CodecConfig,
+    recordings: Sequence[Played],
+    rows: int,
+    components: Params | None,
 ) -> Iterator[CodeRecord]:
     if not recordings:
         return
@@ -200,6 +244,17 @@ def _encode(
     spare = [np.zeros(config.frame_samples, np.float32)] * (rows - len(recordings))
     samples = [played.samples for played in recordings] + spare
     codes = encode_batch(codec, config, samples, default_kernels())
+    if components is not None:
+        frames = bucket(max(len(one) for one in codes), LEAST_FRAMES)
+        goals = np.zeros((rows, frames * config.frame_samples), np.float32)
+        for row, played in enumerate(recordings):
+            assert played.goal is not None
+            goals[row, : len(played.goal)] = played.goal
+        # Latents without a component hold the pitch.
+        pitch = not np.any(components["basis"][-1])
+        exact = np.asarray(exact_codes(goals, components, config=config, pitch=pitch))
+        for made, acoustic in zip(codes, exact, strict=True):
+            made[:, 1:] = acoustic[: len(made)]
     for played, made in zip(recordings, codes, strict=False):
         one = played.utterance
         yield CodeRecord(
