@@ -14,14 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-from small import RATE, codec_table, hum, small_config, write_recordings
+from small import RATE, codec_table, hum, run, small_config, write_recordings
 
+from voxtral_jax import VoxtralConfig
 from voxtral_jax.errors import ConfigError, DataError
 from voxtral_jax.training.codec import CodecLosses, CodecTraining, rebuild
 from voxtral_jax.training.data.audio_shards import write_audio_shards
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.crops import crop_batches, validation_crops
 from voxtral_jax.training.data.manifest import read_manifest
+from voxtral_jax.training.data.shards import CodeSource
 from voxtral_jax.training.distillation import Nothing
 from voxtral_jax.training.envelope import EnvelopeSettings, find_components
 from voxtral_jax.training.pitch import (
@@ -182,3 +184,46 @@ def test_a_recording_is_played_at_whole_cycles_and_stays_as_loud() -> None:
     np.testing.assert_allclose(np.std(played), np.std(recording), rtol=0.05)
     cycles = cycles_in_frame(CODEC)[np.asarray(pitch_of(played[None], CODEC))[0]]
     assert np.median(cycles) / 0.08 == pytest.approx(150, abs=13)
+
+
+def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None:
+    """A codec that was hardly trained has them: they do not depend on its encoder."""
+    data = small_config().to_dict()
+    data["multimodal"]["audio_model_args"]["n_acoustic_codebook"] = LATENTS + 3
+    data["multimodal"]["audio_model_args"]["audio_encoding_args"]["num_codebooks"] = LATENTS + 4
+    data["multimodal"]["audio_tokenizer_args"]["acoustic_dim"] = LATENTS + 3
+    config = VoxtralConfig.from_dict(data)
+    config.save(tmp_path / "params.json")
+    # What is kept of the silence before the voice must begin where a frame does.
+    cycles = [0, 0, 9, 9, 14, 14, 20, 20, 12, 12, 17, 17]
+    sound = voiced(cycles)
+    sound[: 2 * FRAME] = 0
+    soundfile.write(tmp_path / "a.wav", 0.5 * sound, RATE)
+    soundfile.write(tmp_path / "goal.wav", 0.5 * sound, RATE)
+    line = {"audio": "a.wav", "goal": "goal.wav", "text": "A.", "language": "en", "speaker": "s"}
+    manifest = tmp_path / "manifest.jsonl"
+    manifest.write_text(json.dumps(line))
+
+    table = codec_table(tmp_path / "params.json", manifest, tmp_path / "run", 1)
+    table["envelope"] = {"weight": 1.0, "pitch": 1.0, "crops": 4}
+    table["data"] |= {"batch_size": 1, "crop_seconds": 0.96, "validation": None}
+    run("codec", table)
+    tokens = {
+        "codec": str(tmp_path / "run"),
+        "manifest": str(manifest),
+        "out": str(tmp_path / "codes"),
+        "batch_size": 2,
+        "exact": True,
+    }
+    run("tokenize", tokens)
+    (record,) = CodeSource(tmp_path / "codes")
+    height = np.round(np.array(cycles) - cycles_in_frame(config.codec)[0]) / (PITCHES - 1) * 20
+    kept = len(cycles) - len(record.codes)
+    assert kept in (0, 1)
+    found = record.codes[-10:, 1 + 3]
+    np.testing.assert_allclose(found, height[2:], atol=0.51)
+
+    with pytest.raises(ConfigError, match="leave speeds"):
+        run("tokenize", tokens | {"speeds": [1.0, 1.1]})
+    with pytest.raises(ConfigError, match="was taught envelopes"):
+        run("tokenize", tokens | {"codec": "voxtral_jax/assets/nano"})
