@@ -3,7 +3,7 @@
 # it was stopped. On a GPU, give the codec its discriminators and longer training:
 #   CODEC="losses.feature_matching=1 run.steps=40000 data.batch_size=64" \
 #   SPEECH="data.batch_size=64 losses.dtype=bfloat16" bash scripts/train_nano.sh
-# (untried there). More recordings for the speech model (data/nano/README.md) in a manifest:
+# (untried there). More recordings (data/nano/README.md) in a manifest:
 #   MORE=corpus/audio/train.jsonl bash scripts/train_nano.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,23 +12,27 @@ data=${DATA:-data/nano}
 runs=${RUNS:-runs/nano}
 
 # What the codec is to give back; needs pyworld, of scripts/corpus/requirements.txt.
-for split in train validation; do
-    $python scripts/corpus/lock.py "$data/$split" "$runs/locked/$split"
-done
+lock() {
+    $python scripts/corpus/lock.py "$1" "$runs/locked/$2"
+}
+lock "$data/train" train
+lock "$data/validation" validation
+if [[ -n ${MORE:-} ]]; then
+    lock "$MORE" train-more
+fi
+train="$runs/locked/train*/lines-*.jsonl"
+validation="$runs/locked/validation/lines-*.jsonl"
+
 # Overrides are words on purpose.
 # shellcheck disable=SC2086
 $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
-    data.manifest="$runs/locked/train/lines-*.jsonl" \
-    data.validation="$runs/locked/validation/lines-*.jsonl" ${CODEC:-}
+    data.manifest="$train" data.validation="$validation" ${CODEC:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
-        manifest="$1" out="$runs/codes/$2" most_broken=1.0 "speeds=$3"
+        manifest="$1" out="$runs/codes/$2" exact=true most_broken=1.0
 }
-tokenize "$data/train" train/packed "[0.92, 1.0, 1.1]"
-if [[ -n ${MORE:-} ]]; then
-    tokenize "$MORE" train/more "[1.0]"
-fi
-tokenize "$data/validation" validation "[1.0]"
+tokenize "$train" train
+tokenize "$validation" validation
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
     codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
