@@ -56,7 +56,7 @@ def voiced(cycles: list[int]) -> np.ndarray:
 
 
 def test_every_pitch_is_found_and_noise_has_none() -> None:
-    cycles = cycles_in_frame(CODEC)
+    cycles = cycles_in_frame(CODEC.frame_rate)
     assert cycles[0] / 0.08 > 80
     assert cycles[-1] / 0.08 > 300
     np.testing.assert_array_equal(pitch_of(voiced(list(cycles))[None], CODEC)[0], range(PITCHES))
@@ -66,7 +66,9 @@ def test_every_pitch_is_found_and_noise_has_none() -> None:
 
 
 def test_pitches_stay_apart_when_their_latents_are_rounded() -> None:
-    sound = np.concatenate([voiced(list(cycles_in_frame(CODEC))), np.zeros(FRAME, np.float32)])
+    sound = np.concatenate(
+        [voiced(list(cycles_in_frame(CODEC.frame_rate))), np.zeros(FRAME, np.float32)]
+    )
     latents = np.asarray(pitch_latents(sound[None], CODEC))[0]
     assert latents.shape == (PITCHES + 1, LATENTS)
     assert np.abs(latents).max() < 1
@@ -182,7 +184,7 @@ def test_a_recording_is_played_at_whole_cycles_and_stays_as_loud() -> None:
     assert played.shape == recording.shape
     np.testing.assert_array_equal(played, lock(recording, 0))
     np.testing.assert_allclose(np.std(played), np.std(recording), rtol=0.05)
-    cycles = cycles_in_frame(CODEC)[np.asarray(pitch_of(played[None], CODEC))[0]]
+    cycles = cycles_in_frame(CODEC.frame_rate)[np.asarray(pitch_of(played[None], CODEC))[0]]
     assert np.median(cycles) / 0.08 == pytest.approx(150, abs=13)
 
 
@@ -217,7 +219,11 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
     }
     run("tokenize", tokens)
     (record,) = CodeSource(tmp_path / "codes")
-    height = np.round(np.array(cycles) - cycles_in_frame(config.codec)[0]) / (PITCHES - 1) * 20
+    height = (
+        np.round(np.array(cycles) - cycles_in_frame(config.codec.frame_rate)[0])
+        / (PITCHES - 1)
+        * 20
+    )
     kept = len(cycles) - len(record.codes)
     assert kept in (0, 1)
     found = record.codes[-10:, 1 + 3]

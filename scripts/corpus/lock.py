@@ -12,19 +12,20 @@ with `goal`. The same command goes on where it was stopped; 40 s of audio a seco
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import soundfile
 import typer
 from jaxtyping import Float, Int
 from rich.progress import track
 
-from voxtral_jax.files import append_line, read_lines, replacing
+from voxtral_jax.audio import write_audio
+from voxtral_jax.files import append_line, read_lines
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
+from voxtral_jax.training.pitch import cycles_in_frame
 
 RATE, FRAME = 24_000, 1920
 """Samples a second, and in a frame of the codec."""
@@ -32,8 +33,8 @@ HOP, WINDOW, FFT = 120, 480, 1024
 """Samples between two spectra, in one, and with room for the envelope's echo."""
 LOWEST, HIGHEST = 70.0, 420.0
 """Hz between which pitch is looked for."""
-FEWEST, MOST = 7, 26
-"""Cycles in a frame: 87.5 to 325 Hz, the pitches of `voxtral_jax.training.pitch`."""
+CYCLES = cycles_in_frame(RATE / FRAME)
+"""What a frame may have: 87.5 to 325 Hz."""
 VOICED_SPECTRA = 4
 """Spectra (of 16) that must have a pitch for the frame to have one."""
 NOISE = np.array(
@@ -77,7 +78,8 @@ def cycles_of(pitch: Float[np.ndarray, " N"], frames: int) -> Int[np.ndarray, " 
         voiced = pitch[frame * each : (frame + 1) * each]
         voiced = voiced[voiced > 0]
         if len(voiced) >= VOICED_SPECTRA:
-            cycles[frame] = np.clip(round(np.median(voiced) * FRAME / RATE), FEWEST, MOST)
+            nearest = round(np.median(voiced) * FRAME / RATE)
+            cycles[frame] = np.clip(nearest, CYCLES[0], CYCLES[-1])
     return cycles
 
 
@@ -118,28 +120,22 @@ def lock(samples: Float[np.ndarray, " S"], seed: int) -> Float[np.ndarray, " S"]
         out[place * HOP : place * HOP + FFT] += piece
     out = out[FFT // 2 : FFT // 2 + len(samples)]
     loudness = np.sqrt(np.mean(samples**2) / max(float(np.mean(out**2)), 1e-12))
-    return np.clip(out * loudness, -1, 1).astype(np.float32)
-
-
-def write(path: Path, samples: Float[np.ndarray, " S"]) -> None:
-    """Writes FLAC."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as part:
-        soundfile.write(part, samples, RATE, format="FLAC")
+    return (out * loudness).astype(np.float32)
 
 
 def play(one: Utterance, out: Path) -> dict[str, Any] | None:
     """Writes a recording and its goal; its line of the manifest, or None if it is silent."""
-    number = zlib.crc32(one.key.encode())
+    name = hashlib.sha256(one.key.encode()).hexdigest()[:16]
     samples = read_utterance(one, RATE)
     if np.abs(samples).max() < SILENT:
         return None
-    name = f"{one.language}/{number:08x}"
-    write(out / f"{name}.flac", samples)
-    write(out / f"{name}-goal.flac", lock(samples, number))
+    audio, goal = f"{one.language}/{name}.flac", f"{one.language}/{name}-goal.flac"
+    (out / one.language).mkdir(parents=True, exist_ok=True)
+    write_audio(out / audio, samples, RATE)
+    write_audio(out / goal, lock(samples, int(name, 16)), RATE)
     return {
-        "audio": f"{name}.flac",
-        "goal": f"{name}-goal.flac",
+        "audio": audio,
+        "goal": goal,
         "text": list(one.texts),
         "language": one.language,
         "speaker": one.speaker,

@@ -197,27 +197,10 @@ def direct_losses(
     """All losses of the generator but feature matching, weighed and added; and each alone."""
     weights, c = training.losses, training.config
     waveform = losses.waveform_l1(rebuilt.real, rebuilt.fake, rebuilt.samples)
-    spectrum = losses.stft_l1(
-        rebuilt.real, rebuilt.fake, weights.stft_windows, jnp.mean(rebuilt.samples)
-    )
-    mel = (
-        losses.log_mel_l1(
-            rebuilt.real,
-            rebuilt.fake,
-            weights.stft_windows,
-            jnp.mean(rebuilt.samples),
-            c.sampling_rate,
-        )
-        if weights.mel > 0
-        else jnp.zeros(())
-    )
-    phase = (
-        losses.compressed_l1(
-            rebuilt.real, rebuilt.fake, weights.stft_windows, jnp.mean(rebuilt.samples)
-        )
-        if weights.phase > 0
-        else jnp.zeros(())
-    )
+    both = (rebuilt.real, rebuilt.fake, weights.stft_windows, jnp.mean(rebuilt.samples))
+    spectrum = losses.stft_l1(*both)
+    mel = losses.log_mel_l1(*both, c.sampling_rate) if weights.mel > 0 else jnp.zeros(())
+    phase = losses.compressed_l1(*both) if weights.phase > 0 else jnp.zeros(())
     quantized = rebuilt.quantized
     commitment = losses.commitment(
         rebuilt.latents[..., : c.semantic_dim], quantized.entries, rebuilt.frames

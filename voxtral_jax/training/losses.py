@@ -7,7 +7,7 @@ nothing, and a batch in which nothing counts has a loss of 0.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,18 @@ def waveform_l1(
     return weighted_mean(jnp.abs(real - fake), mask)
 
 
+def _spectral_l1(
+    view: Callable[[Array, int], Array],
+    real: Float[Array, "B S"],
+    fake: Float[Array, "B S"],
+    sizes: Sequence[int],
+    share: Float[Array, ""],
+) -> Array:
+    """Mean absolute difference of what `view` makes of both at each window size."""
+    distances = [jnp.mean(jnp.abs(view(real, n) - view(fake, n))) for n in sizes]
+    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+
+
 def stft_l1(
     real: Float[Array, "B S"],
     fake: Float[Array, "B S"],
@@ -51,8 +63,7 @@ def stft_l1(
         sizes: windows in samples.
         share: of the batch that is valid; the mean is over that part.
     """
-    distances = [jnp.mean(jnp.abs(magnitudes(real, n) - magnitudes(fake, n))) for n in sizes]
-    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+    return _spectral_l1(magnitudes, real, fake, sizes, share)
 
 
 def log_mel_l1(
@@ -70,9 +81,7 @@ def log_mel_l1(
         real, fake, sizes, share: as in `stft_l1`.
         rate: samples a second.
     """
-
-    distances = [jnp.mean(jnp.abs(log_mel(real, n, rate) - log_mel(fake, n, rate))) for n in sizes]
-    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+    return _spectral_l1(lambda x, n: log_mel(x, n, rate), real, fake, sizes, share)
 
 
 def compressed_l1(
@@ -91,8 +100,7 @@ def compressed_l1(
         pair = jnp.stack([spectrum.real, spectrum.imag])
         return pair * (jnp.sum(pair**2, axis=0) + COMPRESSION_FLOOR) ** -0.25
 
-    distances = [jnp.mean(jnp.abs(compressed(real, n) - compressed(fake, n))) for n in sizes]
-    return jnp.mean(jnp.stack(distances)) / jnp.maximum(share, 1e-6)
+    return _spectral_l1(compressed, real, fake, sizes, share)
 
 
 def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, ""]:

@@ -1,4 +1,4 @@
-"""The pitch of a frame, as one acoustic latent may be taught to hold it.
+"""The pitch of a frame, as the last acoustic latents may be taught to hold it.
 
 A decoder of patches cannot know the phase that the recording had. Recordings that are to be given
 back (`goal` in a manifest; `scripts/corpus/lock.py` makes them) therefore have a whole number of
@@ -39,9 +39,9 @@ LATENTS = 1 + 2 * len(TURNS)
 """Acoustic latents, the last ones, that hold the pitch."""
 
 
-def cycles_in_frame(config: CodecConfig) -> Int[np.ndarray, " pitches"]:
+def cycles_in_frame(frame_rate: float) -> Int[np.ndarray, " pitches"]:
     """Cycles of each pitch in a frame."""
-    return math.ceil(LOWEST / config.frame_rate) + np.arange(PITCHES)
+    return math.ceil(LOWEST / frame_rate) + np.arange(PITCHES)
 
 
 def pitch_of(samples: Float[Array, "B S"], config: CodecConfig) -> Int[Array, "B T"]:
@@ -51,7 +51,7 @@ def pitch_of(samples: Float[Array, "B S"], config: CodecConfig) -> Int[Array, "B
     others.
     """
     frames = samples.reshape(samples.shape[0], -1, config.frame_samples)
-    cycles = cycles_in_frame(config)
+    cycles = cycles_in_frame(config.frame_rate)
     bins = np.arange(int(HIGHEST_HARMONIC / config.frame_rate) + 1)
     strengths = jnp.abs(jnp.fft.rfft(frames, axis=-1)[..., : len(bins)]) * (bins >= cycles[0] - 1)
     # A circular autocorrelation at one cycle of each pitch.

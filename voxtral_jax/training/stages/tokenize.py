@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from rich.progress import track
 
 from voxtral_jax.audio import resample
@@ -231,6 +231,20 @@ def as_reference(
     return normalise_loudness(samples[first:last], rate), first
 
 
+def _acoustic_codes(
+    goals: Sequence[Float[np.ndarray, " S"]], components: Params, config: CodecConfig
+) -> Int[np.ndarray, "rows frames A"]:
+    """Exact codes of goals side by side; those of what follows their ends mean nothing."""
+    longest = max(len(goal) for goal in goals)
+    frames = bucket(math.ceil(longest / config.frame_samples), LEAST_FRAMES)
+    samples = np.zeros((len(goals), frames * config.frame_samples), np.float32)
+    for row, goal in zip(samples, goals, strict=True):
+        row[: len(goal)] = goal
+    # Latents without a component hold the pitch.
+    pitch = not np.any(components["basis"][-1])
+    return np.asarray(exact_codes(samples, components, config=config, pitch=pitch))
+
+
 def _encode(
     codec: Params,
     config: CodecConfig,
@@ -245,15 +259,8 @@ def _encode(
     samples = [played.samples for played in recordings] + spare
     codes = encode_batch(codec, config, samples, default_kernels())
     if components is not None:
-        frames = bucket(max(len(one) for one in codes), LEAST_FRAMES)
-        goals = np.zeros((rows, frames * config.frame_samples), np.float32)
-        for row, played in enumerate(recordings):
-            assert played.goal is not None
-            goals[row, : len(played.goal)] = played.goal
-        # Latents without a component hold the pitch.
-        pitch = not np.any(components["basis"][-1])
-        exact = np.asarray(exact_codes(goals, components, config=config, pitch=pitch))
-        for made, acoustic in zip(codes, exact, strict=True):
+        goals = [played.goal for played in recordings if played.goal is not None] + spare
+        for made, acoustic in zip(codes, _acoustic_codes(goals, components, config), strict=True):
             made[:, 1:] = acoustic[: len(made)]
     for played, made in zip(recordings, codes, strict=False):
         one = played.utterance
