@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,9 +12,11 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from small import codec_table, small_config, write_recordings
 
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
+from voxtral_jax.errors import CheckpointError
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import leaves
 from voxtral_jax.training.codec import CodecLosses, CodecTraining, codec_gradients, codec_loss
@@ -30,11 +31,13 @@ from voxtral_jax.training.envelope import (
     envelopes,
     filterbank,
     find_components,
+    no_components,
+    smooth_bands,
 )
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.sources import source_config
-from voxtral_jax.training.spectrum import mel_bands
+from voxtral_jax.training.spectrum import log_mel, mel_bands
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 from voxtral_jax.training.state import split
 
@@ -55,15 +58,32 @@ def batch_of(samples: np.ndarray) -> CropBatch:
     return CropBatch(samples, np.full(rows, samples.shape[1], np.int32), np.arange(rows), {})
 
 
-def test_an_envelope_is_the_log_mel_spectrum_every_five_milliseconds() -> None:
+def test_an_envelope_is_the_smooth_log_mel_spectrum_every_five_milliseconds() -> None:
     audio = noise(0, 1, 3)
     made = np.asarray(envelopes(audio, SMALL)).reshape(3 * 16, -1)
     spectrum = np.abs(
         librosa.stft(audio[0], n_fft=512, hop_length=120, window="hann", pad_mode="constant")
     )
     hann = np.hanning(513)[:-1]
-    bands = mel_bands(24000, 512) @ spectrum[:, : 3 * 16] / np.sqrt(np.sum(hann**2))
-    np.testing.assert_allclose(made, np.log10(np.maximum(bands, 1e-3)).T, atol=1e-3)
+    power = smooth_bands(24000) @ spectrum[:, : 3 * 16] ** 2 / np.sum(hann**2)
+    np.testing.assert_allclose(made, np.log10(np.maximum(power, 1e-6)).T / 2, atol=1e-3)
+
+
+def test_bands_average_over_250_hz_so_that_harmonics_leave_no_trace() -> None:
+    bands = smooth_bands(24000)
+    np.testing.assert_allclose(bands.sum(axis=1), 1, rtol=1e-5)
+    # Power at one bin counts alike within 125 Hz of it, and nowhere beyond.
+    one = np.eye(257)[100] @ bands.T
+    near = np.abs(np.arange(257) - 100) * 24000 / 512 < 125
+    np.testing.assert_allclose(one, mel_bands(24000, 512)[:, near].sum(axis=1) / 5.33, atol=0.02)
+    time = np.arange(2 * FRAME) / 24000
+    hum = sum(np.cos(2 * np.pi * 250 * n * time) for n in range(1, 40)).astype("f4")[None] / 40
+
+    def ripple(logs: np.ndarray) -> float:
+        return float(np.ptp(np.asarray(logs)[0, 4:28, 8:20], axis=-1).max())
+
+    smooth = ripple(envelopes(hum, SMALL).reshape(1, 32, -1))
+    assert smooth < 0.1 < 0.5 < ripple(log_mel(hum, 512, 24000, 120))
 
 
 def test_components_hold_envelopes_better_than_their_mean_and_the_same_each_time() -> None:
@@ -80,20 +100,34 @@ def test_components_hold_envelopes_better_than_their_mean_and_the_same_each_time
     assert apart < 0.6 * np.abs(made - found["mean"]).mean()
 
 
-def test_with_more_recordings_latents_keep_the_meaning_of_the_first_ones(tmp_path: Path) -> None:
+def test_components_need_not_be_at_right_angles() -> None:
+    found = no_components(SMALL) | {"mean": noise(0, 1, 1)[0, :1024]}
+    found["basis"] = np.random.default_rng(1).standard_normal((SMALL.acoustic_dim, 1024))
+    found["basis"][-1] = 0
+    latents = np.random.default_rng(2).uniform(-0.9, 0.9, (2, 3, SMALL.acoustic_dim)).astype("f4")
+    latents[..., -1] = 0
+    made = latents @ found["basis"] + found["mean"]
+    np.testing.assert_allclose(components_of(made, found), latents, atol=1e-4)
+
+
+def test_latents_keep_the_meaning_that_a_file_gives_them(tmp_path: Path) -> None:
     small_config().save(tmp_path / "params.json")
-    first = write_recordings(tmp_path / "first")
-    more = write_recordings(tmp_path / "more", count=6, seconds=0.9)
-
-    def components(manifest: Path, envelope: dict[str, Any]) -> np.ndarray:
-        table = codec_table(tmp_path / "params.json", manifest, tmp_path / "run", 1)
-        table["envelope"] = {"weight": 1.0, "crops": 8} | envelope
-        task = codec_task(build_settings(CodecSettings, table, "a test"))
-        return np.asarray(task.start(None)["envelope", "basis"])  # type: ignore[arg-type]
-
-    usual = components(first, {})
-    assert np.abs(components(more, {}) - usual).max() > 0.01
-    np.testing.assert_array_equal(components(more, {"manifest": str(first)}), usual)
+    table = codec_table(
+        tmp_path / "params.json", write_recordings(tmp_path / "audio"), tmp_path / "run", 1
+    )
+    file = tmp_path / "components.safetensors"
+    table["envelope"] = {"weight": 1.0, "components": str(file)}
+    task = codec_task(build_settings(CodecSettings, table, "a test"))
+    with pytest.raises(CheckpointError, match=r"components\.safetensors cannot be read"):
+        task.start(None)  # type: ignore[arg-type]
+    save_file({"mean": np.zeros(1024, "f4"), "basis": np.zeros((2, 1024), "f4")}, file)
+    with pytest.raises(CheckpointError, match=r"expected 'basis' of shape \[4, 1024\]"):
+        task.start(None)  # type: ignore[arg-type]
+    basis = np.random.default_rng(0).standard_normal((4, 1024)).astype("f4")
+    save_file({"mean": np.ones(1024, "f4"), "basis": basis}, file)
+    started = task.start(None)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(started["envelope", "basis"], basis)
+    np.testing.assert_array_equal(started["envelope", "mean"], 1)
 
 
 def test_frames_after_the_end_of_a_recording_are_not_looked_at() -> None:

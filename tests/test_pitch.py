@@ -159,7 +159,8 @@ def test_exact_rows_carry_the_pitch_of_the_goal_and_the_goal_is_what_counts() ->
     batch = CropBatch(samples, np.full(2, 4 * FRAME, np.int32), np.arange(2), {}, goals)
     params = nn.meta.unbox(training.init(jax.random.key(0)))
     components = find_components([batch], codec, 3)
-    make = jax.jit(lambda p: rebuild(training, p, batch, jax.random.key(1), "all", components))
+    frozen = {"envelope": components}
+    make = jax.jit(lambda p: rebuild(training, p, batch, jax.random.key(1), "all", frozen))
     rebuilt = make(params["codec"])
     np.testing.assert_array_equal(rebuilt.real, goals)
     pitch = np.asarray(pitch_latents(goals, codec))

@@ -1,8 +1,8 @@
 """Codec training: generator and discriminators in one step, codebook by moving averages.
 
 The weights are `{"codec": as in the model, "heads": of the distillation, "critic":
-discriminators, "envelope": principal components}`; the codebook is among the frozen weights, where
-the step moves it, and so are the components.
+discriminators, "envelope": principal components, "anchor": the encoder that the run started from}`;
+the codebook is among the frozen weights, where the step moves it, and so are the last two.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from voxtral_jax.codec.model import Codec, decoder_places, encoder_places, open_stream
+from voxtral_jax.codec.quantizer import nearest
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
@@ -30,6 +31,7 @@ from voxtral_jax.training.envelope import (
     envelopes,
     no_components,
 )
+from voxtral_jax.training.losses import weighted_mean
 from voxtral_jax.training.pitch import LATENTS, exact_latents, pitch_loss
 from voxtral_jax.training.quantization import (
     Codebook,
@@ -99,6 +101,10 @@ class CodecTraining:
         if self.envelope.weight > 0:
             params["codec"] = as_filterbank(params["codec"], c)
             params["envelope"] = no_components(c)
+        if self.quantizer.anchored:
+            params["anchor"] = {
+                place.name: params["codec"][place.name] for place in encoder_places(c)
+            }
         if self.discriminators is not None:
             audio = jnp.zeros((1, max(self.discriminators.windows)))
             params["critic"] = self.discriminators.init(critic, audio)["params"]
@@ -106,8 +112,8 @@ class CodecTraining:
 
     @staticmethod
     def trained(path: Path) -> bool:
-        """Everything but the codebook and the components of envelopes."""
-        return "semantic_codebook" not in path and path[0] != "envelope"
+        """Everything but the codebook, the components of envelopes and the anchor."""
+        return "semantic_codebook" not in path and path[0] not in ("envelope", "anchor")
 
 
 @struct.dataclass
@@ -120,7 +126,9 @@ class Rebuilt:
         samples, frames: `[B, S]`, `[B, T]` float32, 1 where valid.
         latents: `[B, T, C]` before quantisation.
         quantized: after it.
+        drawn_to: where commitment draws the semantic latents: codebook entries, or the anchor's.
         envelope: loss of the envelopes that the acoustic latents name; 0 where none are taught.
+        kept: share of semantic codes that are those of the anchor; 1 without one.
     """
 
     real: Float[Array, "B S"]
@@ -129,7 +137,9 @@ class Rebuilt:
     frames: Float[Array, "B T"]
     latents: Float[Array, "B T C"]
     quantized: Quantized
+    drawn_to: Float[Array, "B T semantic"]
     envelope: Float[Array, ""]
+    kept: Float[Array, ""]
 
 
 def codebook_of(frozen: Params) -> Codebook:
@@ -151,25 +161,30 @@ def rebuild(
     batch: CropBatch,
     key: jax.Array,
     keep: str,
-    components: Params | None = None,
+    frozen: Params,
 ) -> Rebuilt:
     """Encodes, quantises in drawn modes, decodes.
 
     Args:
-        components: of envelopes, where they are taught.
+        codec: its weights, codebook included.
+        frozen: with components of envelopes where they are taught, and an anchor if there is one.
     """
     c = training.config
     module = Codec(c, remat=keep)
     rows, count = batch.samples.shape
     patches = batch.samples.reshape(rows, -1, c.pretransform_patch_size)
     steps = -(-batch.lengths // c.pretransform_patch_size)
-    stream = open_stream(encoder_places(c), rows)
-    latents, _ = apply(module, codec, patches, steps, stream, method="encode")
+
+    def encode(encoder: Params) -> Array:
+        stream = open_stream(encoder_places(c), rows)
+        return apply(module, encoder, patches, steps, stream, method="encode")[0]
+
+    latents = encode(codec)
     lengths = -(-steps // c.stride)
     frames = (jnp.arange(latents.shape[1]) < lengths[:, None]).astype(jnp.float32)
     heard, envelope = latents, jnp.zeros(())
-    if components is not None:
-        made = envelopes(batch.wanted, c)
+    if (components := frozen.get("envelope")) is not None:
+        made = envelopes(batch.samples, c)
         teaches_pitch = training.envelope.pitch > 0
         exact = exact_latents(made, batch.wanted, components, c, teaches_pitch)
         semantic, acoustic = jnp.split(latents, [c.semantic_dim], axis=-1)
@@ -184,11 +199,19 @@ def rebuild(
         acoustic = jnp.where(taught < training.envelope.exact_share, jnp.arctanh(exact), acoustic)
         heard = jnp.concatenate([semantic, acoustic], axis=-1)
     table = Codebook(**codec["quantizer"]["semantic_codebook"]).table
-    quantized = quantize_for_training(heard, table, c, training.quantizer, key)
+    own = nearest(jax.lax.stop_gradient(latents[..., : c.semantic_dim]), table)
+    codes, anchor = own, None
+    if (encoder := frozen.get("anchor")) is not None:
+        anchor = encode(encoder)[..., : c.semantic_dim]
+        codes = nearest(anchor, table)
+    kept = weighted_mean((own == codes).astype(jnp.float32), frames)
+    quantized = quantize_for_training(heard, codes, table, c, training.quantizer, key)
+    drawn_to = quantized.entries if anchor is None else anchor
     stream = open_stream(decoder_places(c), rows)
     fake, _ = apply(module, codec, quantized.latents, lengths, stream, method="decode_latent")
     samples = (jnp.arange(count) < batch.lengths[:, None]).astype(jnp.float32)
-    return Rebuilt(batch.wanted, fake * samples, samples, frames, latents, quantized, envelope)
+    real, fake = batch.wanted, fake * samples
+    return Rebuilt(real, fake, samples, frames, latents, quantized, drawn_to, envelope, kept)
 
 
 def direct_losses(
@@ -203,7 +226,7 @@ def direct_losses(
     phase = losses.compressed_l1(*both) if weights.phase > 0 else jnp.zeros(())
     quantized = rebuilt.quantized
     commitment = losses.commitment(
-        rebuilt.latents[..., : c.semantic_dim], quantized.entries, rebuilt.frames
+        rebuilt.latents[..., : c.semantic_dim], rebuilt.drawn_to, rebuilt.frames
     )
     distilled, more = training.distillation.loss(
         heads, quantized.semantic, rebuilt.frames, batch.targets
@@ -227,6 +250,8 @@ def direct_losses(
         each["phase"] = phase
     if training.envelope.weight > 0:
         each["envelope"] = rebuilt.envelope
+    if training.quantizer.anchored:
+        each["kept"] = rebuilt.kept
     return total, each | more
 
 
@@ -255,7 +280,7 @@ def codec_loss(
         batch,
         _for_modes(key),
         keep,
-        frozen.get("envelope"),
+        frozen,
     )
     total, metrics = direct_losses(training, params.get("heads", {}), batch, rebuilt, step)
     if training.discriminators is None:
@@ -287,7 +312,7 @@ def codec_gradients(
 
     def make(generator: Params) -> tuple[tuple[Array, Array], tuple[Rebuilt, dict[str, Array]]]:
         codec = join({"codec": generator["codec"]}, frozen)["codec"]
-        rebuilt = rebuild(training, codec, batch, _for_modes(key), keep, frozen.get("envelope"))
+        rebuilt = rebuild(training, codec, batch, _for_modes(key), keep, frozen)
         total, metrics = direct_losses(training, generator.get("heads", {}), batch, rebuilt, step)
         return (rebuilt.fake, total), (rebuilt, metrics)
 
@@ -307,6 +332,8 @@ def codec_gradients(
         found = found | {"critic": for_critic}
         loss = total + weight * matching
         metrics = metrics | {"feature_matching": matching, "hinge": hinge}
+    if training.quantizer.anchored:
+        return Gradients(found, frozen, loss, metrics)
     codebook, usage = update_codebook(
         codebook_of(frozen),
         rebuilt.latents[..., : training.config.semantic_dim],

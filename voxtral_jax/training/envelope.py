@@ -1,15 +1,18 @@
 """What the acoustic latents may be taught to hold: the spectral envelope of their frame.
 
-An encoder that learns only through the decoder learns slowly. Here a frame's log mel spectrum is
-written in its first principal components, as many as there are acoustic codes. The latents learn
-them, some rows of each batch are decoded from the exact ones, and the encoder starts as a mel
-filterbank. None of this is published; `data/nano/README.md` has what it is good for.
+An encoder that learns only through the decoder learns slowly. Here a frame's log mel spectrum,
+without its harmonics, is written in its first principal components, as many as there are acoustic
+codes. The latents learn them, some rows of each batch are decoded from the exact ones, and the
+encoder starts as a mel filterbank. None of this is published; `data/nano/README.md` has what it is
+good for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,16 +22,19 @@ from jaxtyping import Array, Float
 
 from voxtral_jax.codec.model import SPEECH_LEVEL
 from voxtral_jax.config import CodecConfig
+from voxtral_jax.errors import CheckpointError
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.losses import weighted_mean
 from voxtral_jax.training.settings import Count, Share
-from voxtral_jax.training.spectrum import log_mel, mel_bands
+from voxtral_jax.training.spectrum import MEL_FLOOR, magnitudes, mel_bands
 
 WINDOW = 512
 """Samples that a spectrum looks at."""
 HOPS_PER_PATCH = 2
 """Spectra in each patch of the codec: one every 5 ms."""
+SMOOTH = 250.0
+"""Hz over which power is averaged: harmonics would take components that envelopes need."""
 SPREAD = 2.5
 """Standard deviations of a component that span its codes, to either side."""
 BOUND = 0.96
@@ -47,22 +53,37 @@ class EnvelopeSettings:
         weight: of the loss; 0 leaves all of it out, as published.
         exact_share: of samples that are decoded from exact components, not from their latents.
         crops: from which the components are found when the run starts.
-        manifest: of the recordings that they are cut from, `data.manifest` if None. Whoever goes on
-            from a codec with more recordings gives the first ones: latents keep their meaning.
+        components: a file of them (`mean` and `basis`, safetensors) in the place of such: latents
+            keep the meaning that they had for the codec that one goes on from.
         pitch: weight of the pitch, which the last latents then hold; 0 leaves it out.
     """
 
     weight: float = 0.0
     exact_share: Share = 0.25
     crops: Count = 512
-    manifest: str | None = None
+    components: str | None = None
     pitch: float = 0.0
+
+
+@cache
+def smooth_bands(rate: int) -> Float[np.ndarray, "bands bins"]:
+    """Weights of mel bands over the power in the bins of a window, averaged over `SMOOTH` Hz."""
+    bins = WINDOW // 2 + 1
+    half = SMOOTH * WINDOW / rate / 2
+    at = np.arange(bins)[:, None]
+    weights = np.zeros((bins, bins))
+    for mirrored in (at, -at, 2 * (bins - 1) - at):  # what lies beyond either end
+        low = np.maximum(mirrored - 0.5, np.arange(bins) - half)
+        high = np.minimum(mirrored + 0.5, np.arange(bins) + half)
+        weights += np.maximum(high - low, 0)
+    return (mel_bands(rate, WINDOW) @ (weights / weights.sum(axis=0)).T).astype(np.float32)
 
 
 def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array, "B T D"]:
     """Log10 mel spectra of each frame, one after the other; S is a whole number of frames."""
     hop = config.pretransform_patch_size // HOPS_PER_PATCH
-    logs = log_mel(samples, WINDOW, config.sampling_rate, hop)
+    power = magnitudes(samples, WINDOW, hop) ** 2 @ smooth_bands(config.sampling_rate).T
+    logs = jnp.log10(jnp.maximum(power, MEL_FLOOR**2)) / 2
     return logs.reshape(samples.shape[0], samples.shape[1] // config.frame_samples, -1)
 
 
@@ -88,7 +109,7 @@ def find_components(
     make = jax.jit(envelopes, static_argnums=1)
     found = []
     for batch in batches:
-        made = np.asarray(make(batch.wanted, config))
+        made = np.asarray(make(batch.samples, config))
         real = np.arange(made.shape[1]) < -(-batch.lengths // config.frame_samples)[:, None]
         found.append(made[real])
     frames = np.concatenate(found)
@@ -101,11 +122,35 @@ def find_components(
     return {"mean": mean.astype(np.float32), "basis": basis}
 
 
+def read_components(file: Path, config: CodecConfig) -> dict[str, np.ndarray]:
+    """Components from a file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another codec.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        found = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    for name, leaf in no_components(config).items():
+        if name not in found or found[name].shape != leaf.shape:
+            raise CheckpointError(
+                f"{file} is no file of envelope components of this codec: expected {name!r} of "
+                f"shape {list(leaf.shape)}"
+            )
+    return {name: found[name].astype(np.float32) for name in no_components(config)}
+
+
 def components_of(made: Float[Array, "B T D"], components: Params) -> Float[Array, "B T A"]:
     """The components of envelopes, bounded so that a latent can hold them."""
     basis = components["basis"]
-    square = jnp.maximum(jnp.sum(basis**2, axis=1), 1e-12)
-    return jnp.clip((made - components["mean"]) @ basis.T / square, -BOUND, BOUND)
+    products = basis @ basis.T
+    unused = jnp.diag(jnp.diag(products) == 0)
+    found = (made - components["mean"]) @ basis.T @ jnp.linalg.inv(products + unused)
+    return jnp.clip(found, -BOUND, BOUND)
 
 
 def envelope_loss(

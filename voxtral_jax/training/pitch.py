@@ -77,7 +77,7 @@ def pitch_latents(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Ar
 
 def exact_latents(
     made: Float[Array, "B T D"],
-    samples: Float[Array, "B S"],
+    wanted: Float[Array, "B S"],
     components: Params,
     config: CodecConfig,
     pitch: bool,
@@ -85,22 +85,27 @@ def exact_latents(
     """What the acoustic latents, after the tanh, are taught to be.
 
     Args:
-        made: envelopes of `samples`.
-        samples: to be given back.
+        made: envelopes of the recording.
+        wanted: what is to be given back.
         components: of envelopes.
         config: of the codec.
         pitch: whether the last latents hold it.
     """
     exact = components_of(made, components)
-    return exact.at[..., -LATENTS:].set(pitch_latents(samples, config)) if pitch else exact
+    return exact.at[..., -LATENTS:].set(pitch_latents(wanted, config)) if pitch else exact
 
 
 @partial(jax.jit, static_argnames=("config", "pitch"))
 def exact_codes(
-    samples: Float[Array, "B S"], components: Params, *, config: CodecConfig, pitch: bool
+    samples: Float[Array, "B S"],
+    wanted: Float[Array, "B S"],
+    components: Params,
+    *,
+    config: CodecConfig,
+    pitch: bool,
 ) -> Int[Array, "B T A"]:
     """Acoustic codes (no offset) of `exact_latents`."""
-    latents = exact_latents(envelopes(samples, config), samples, components, config, pitch)
+    latents = exact_latents(envelopes(samples, config), wanted, components, config, pitch)
     codes, _ = round_generated(latents, config.acoustic_codebook_size, "jnp")
     return codes
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from voxtral_jax.codec.quantizer import codebook_table, nearest
+from voxtral_jax.codec.quantizer import codebook_table
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.kernels.fsq import quantize
 
@@ -26,6 +26,9 @@ class QuantizerSettings:
         decay: of the codebook's moving averages.
         least_usage: an entry whose average usage per step falls below this is restarted.
         restart_every: steps between restarts.
+        anchored: semantic codes are those of the codec that the run started from, commitment draws
+            latents to those of its encoder, and the codebook stays as it is: a speech model that
+            knows these codes need not learn new ones. Not published.
     """
 
     semantic_share: float = 0.5
@@ -34,6 +37,7 @@ class QuantizerSettings:
     decay: float = 0.99
     least_usage: float = 0.1
     restart_every: int = 20
+    anchored: bool = False
 
 
 @struct.dataclass
@@ -60,8 +64,8 @@ class Quantized:
 
     Attributes:
         latents: `[B, T, C]` for the decoder, in the drawn modes; gradients pass straight through.
-        semantic: `[B, T, semantic]` nearest entries, straight through: what distillation sees.
-        entries: `[B, T, semantic]` nearest entries, without gradient.
+        semantic: `[B, T, semantic]` entries of the codes, straight through: what distillation sees.
+        entries: `[B, T, semantic]` the same without gradient.
         codes: `[B, T]` int32 their indices.
     """
 
@@ -78,17 +82,17 @@ def straight_through(x: Array, rounded: Array) -> Array:
 
 def quantize_for_training(
     latents: Float[Array, "B T C"],
+    codes: Int[Array, "B T"],
     table: Float[Array, "entries dim"],
     config: CodecConfig,
     settings: QuantizerSettings,
     key: jax.Array,
 ) -> Quantized:
-    """Draws a mode for each sample and quantises in it."""
+    """Draws a mode for each sample and quantises in it; `codes` are the semantic ones."""
     rows = (latents.shape[0], 1, 1)
     for_semantic, for_acoustic, for_noise = jax.random.split(key, 3)
     semantic, acoustic = jnp.split(latents, [config.semantic_dim], axis=-1)
 
-    codes = nearest(jax.lax.stop_gradient(semantic), table)
     entries = jax.lax.stop_gradient(jnp.take(table, codes, axis=0))
     chosen = straight_through(semantic, entries)
     quantised = jax.random.uniform(for_semantic, rows) < settings.semantic_share

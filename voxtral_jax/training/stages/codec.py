@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import grain
@@ -15,9 +16,10 @@ import numpy as np
 from jaxtyping import Array
 
 from voxtral_jax.codec import Codec
+from voxtral_jax.codec.model import encoder_places
 from voxtral_jax.codec.run import decoder_stream, encoder_stream
 from voxtral_jax.config import CodecConfig, VoxtralConfig
-from voxtral_jax.errors import ConfigError, DataError
+from voxtral_jax.errors import CheckpointError, ConfigError, DataError
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.sharding import Rules
@@ -34,7 +36,7 @@ from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifes
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
-from voxtral_jax.training.envelope import EnvelopeSettings, find_components
+from voxtral_jax.training.envelope import EnvelopeSettings, find_components, read_components
 from voxtral_jax.training.logs import Validation
 from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
@@ -155,6 +157,9 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             f"{codec.acoustic_dim}; leave it 0"
         )
 
+    if settings.quantizer.anchored and settings.start is None:
+        raise ConfigError("quantizer.anchored keeps the codes of `start`; name a model or a run")
+
     def read(path: str) -> Manifest:
         characters = distillation.kind == "characters"
         return read_manifest(path, need_text=characters, most_broken=data.most_broken)
@@ -181,9 +186,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     )
     unreadable = Unreadable(manifest, data.most_broken)
 
-    def batches(
-        process: tuple[int, int], manifest: Manifest = manifest
-    ) -> grain.IterDataset[CropBatch]:
+    def batches(process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
         return crop_batches(
             manifest,
             rate=codec.sampling_rate,
@@ -200,12 +203,22 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         loaded: dict[Path, Any] = {}
         if settings.start is not None:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
+        if settings.quantizer.anchored:
+            encoder = {place.name for place in encoder_places(codec)}
+            anchor = {path: leaf for path, leaf in loaded.items() if path[1] in encoder}
+            if not anchor:
+                raise CheckpointError(
+                    f"{settings.start} has no weights of the codec's encoder, which "
+                    "quantizer.anchored needs"
+                )
+            loaded |= {("anchor", *path[1:]): leaf for path, leaf in anchor.items()}
         if settings.envelope.weight > 0:
-            # All of them in every process, so that all find the same.
-            count = -(-settings.envelope.crops // data.batch_size)
-            first = settings.envelope.manifest
-            crops = batches((0, 1), manifest if first is None else read(first))
-            found = find_components(islice(crops, count), codec, envelope_latents)
+            if settings.envelope.components is not None:
+                found = read_components(FilePath(settings.envelope.components), codec)
+            else:
+                # All of them in every process, so that all find the same.
+                count = -(-settings.envelope.crops // data.batch_size)
+                found = find_components(islice(batches((0, 1)), count), codec, envelope_latents)
             loaded |= {("envelope", name): leaf for name, leaf in found.items()}
         return loaded
 

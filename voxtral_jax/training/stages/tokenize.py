@@ -232,17 +232,20 @@ def as_reference(
 
 
 def _acoustic_codes(
-    goals: Sequence[Float[np.ndarray, " S"]], components: Params, config: CodecConfig
+    recordings: Sequence[Float[np.ndarray, " S"]],
+    goals: Sequence[Float[np.ndarray, " S"]],
+    components: Params,
+    config: CodecConfig,
 ) -> Int[np.ndarray, "rows frames A"]:
-    """Exact codes of goals side by side; those of what follows their ends mean nothing."""
-    longest = max(len(goal) for goal in goals)
+    """Exact codes of recordings side by side; those of what follows their ends mean nothing."""
+    longest = max(len(samples) for samples in recordings)
     frames = bucket(math.ceil(longest / config.frame_samples), LEAST_FRAMES)
-    samples = np.zeros((len(goals), frames * config.frame_samples), np.float32)
-    for row, goal in zip(samples, goals, strict=True):
-        row[: len(goal)] = goal
+    heard, wanted = np.zeros((2, len(goals), frames * config.frame_samples), np.float32)
+    for row, (samples, goal) in enumerate(zip(recordings, goals, strict=True)):
+        heard[row, : len(samples)], wanted[row, : len(goal)] = samples, goal
     # Latents without a component hold the pitch.
     pitch = not np.any(components["basis"][-1])
-    return np.asarray(exact_codes(samples, components, config=config, pitch=pitch))
+    return np.asarray(exact_codes(heard, wanted, components, config=config, pitch=pitch))
 
 
 def _encode(
@@ -260,7 +263,8 @@ def _encode(
     codes = encode_batch(codec, config, samples, default_kernels())
     if components is not None:
         goals = [played.goal for played in recordings if played.goal is not None] + spare
-        for made, acoustic in zip(codes, _acoustic_codes(goals, components, config), strict=True):
+        exact = _acoustic_codes(samples, goals, components, config)
+        for made, acoustic in zip(codes, exact, strict=True):
             made[:, 1:] = acoustic[: len(made)]
     for played, made in zip(recordings, codes, strict=False):
         one = played.utterance
