@@ -14,7 +14,7 @@ import pytest
 from small import codec_table, small_config, write_recordings
 
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
-from voxtral_jax.codec.model import encoder_places
+from voxtral_jax.codec import encoder_names
 from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.parameters import Params, init_params, leaves
 from voxtral_jax.training.codec import CodecLosses, CodecTraining, codec_gradients
@@ -32,7 +32,7 @@ FRAME = CONFIG.codec.frame_samples
 def weights_of(training: CodecTraining) -> tuple[Params, Params]:
     """Trained and frozen weights whose anchor is the encoder itself."""
     params = nn.meta.unbox(training.init(jax.random.key(0)))
-    assert params["anchor"].keys() == {place.name for place in encoder_places(CONFIG.codec)}
+    assert params["anchor"].keys() == encoder_names(CONFIG.codec)
     return split(params, training.trained)
 
 
@@ -81,7 +81,7 @@ def test_the_anchor_is_the_encoder_that_the_run_starts_from(tmp_path: Path) -> N
         codec_task(build_settings(CodecSettings, table, "a test"))
 
     params = nn.meta.unbox(init_params(CONFIG, jax.random.key(3)))
-    encoder = {place.name for place in encoder_places(CONFIG.codec)}
+    encoder = encoder_names(CONFIG.codec)
     without = {name: part for name, part in params["codec"].items() if name not in encoder}
     for name, codec in (("whole", params["codec"]), ("decoder", without)):
         (tmp_path / name).mkdir()

@@ -13,6 +13,7 @@ import pytest
 import small
 from plain import losses as plain
 
+from voxtral_jax.codec.quantizer import nearest
 from voxtral_jax.decoder.model import Decoder, KVCache
 from voxtral_jax.kernels.fsq import quantize
 from voxtral_jax.nn.module import apply
@@ -214,14 +215,15 @@ def test_modes_are_drawn_per_sample_with_their_probabilities() -> None:
     codec, settings, rows = CONFIG.codec, QuantizerSettings(), 4000
     latents = noise(rows, 3, codec.latent_dim)
     table = noise(codec.semantic_codebook_size, codec.semantic_dim, seed=1)
-    codes = np.random.default_rng(2).integers(len(table), size=latents.shape[:2])
+    codes = nearest(latents[..., : codec.semantic_dim], table)
     made = quantize_for_training(latents, codes, table, codec, settings, jax.random.key(0))
     semantic, acoustic = np.split(np.asarray(made.latents), [codec.semantic_dim], axis=-1)
     raw_semantic, raw = np.split(latents, [codec.semantic_dim], axis=-1)
-    np.testing.assert_array_equal(made.entries, table[codes])
+    distances = ((raw_semantic[:, :, None] - table) ** 2).sum(-1)
+    np.testing.assert_array_equal(made.codes, distances.argmin(-1))
 
     passed = np.isclose(semantic, raw_semantic, atol=1e-6).all(axis=(1, 2))
-    chosen = np.isclose(semantic, table[codes], atol=1e-5).all(axis=(1, 2))
+    chosen = np.isclose(semantic, table[np.asarray(made.codes)], atol=1e-5).all(axis=(1, 2))
     assert np.all(passed ^ chosen)
     bounded = np.tanh(raw)
     _, values = quantize(jnp.asarray(raw), codec.acoustic_codebook_size, "jnp")
@@ -364,6 +366,9 @@ def test_one_step_has_the_gradients_of_all_losses() -> None:
     make = jax.jit(partial(rebuild, training, keep="all"))
     made = make(every, batch, jax.random.fold_in(key, 0), frozen=frozen)
     assert not np.any(np.asarray(made.fake)[1, batch.lengths[1] :])
+    semantic = np.asarray(made.latents)[..., : training.config.semantic_dim]
+    distances = ((semantic[:, :, None] - codebook_of(frozen).table) ** 2).sum(-1)
+    np.testing.assert_array_equal(made.quantized.codes, distances.argmin(-1))
     hinge = jax.jit(
         jax.grad(lambda critic: critic_losses(training, critic, made.real, made.fake)[1])
     )

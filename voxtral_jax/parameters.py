@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from voxtral_jax.codec import Codec, encoder_places
+from voxtral_jax.codec import Codec, encoder_names
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.decoder.model import Decoder
 from voxtral_jax.flow.model import FlowHead
@@ -54,7 +54,7 @@ def abstract_params(config: VoxtralConfig, *, encoder: bool = True) -> Params:
     """
     params = dict(_abstract(config))
     if not encoder:
-        dropped = {place.name for place in encoder_places(config.codec)}
+        dropped = encoder_names(config.codec)
         params["codec"] = {k: v for k, v in params["codec"].items() if k not in dropped}
     return params
 

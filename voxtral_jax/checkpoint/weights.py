@@ -19,7 +19,7 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from voxtral_jax.codec import encoder_places
+from voxtral_jax.codec import encoder_names
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.files import replacing
@@ -93,7 +93,7 @@ def load_params(
         CheckpointError: a file is unreadable, or keys or shapes do not fit `config`.
     """
     sources = _sources(files)
-    encoder = {place.name for place in encoder_places(config.codec)}
+    encoder = encoder_names(config.codec)
     expected = dict(leaves(abstract_params(config)))
     has_encoder = any(checkpoint_key(path) in sources for path in expected if path[1] in encoder)
     if not has_encoder:

@@ -4,9 +4,18 @@ from voxtral_jax.codec.model import (
     Codec,
     CodecStream,
     decoder_places,
+    encoder_names,
     encoder_places,
     fold,
     open_stream,
 )
 
-__all__ = ["Codec", "CodecStream", "decoder_places", "encoder_places", "fold", "open_stream"]
+__all__ = [
+    "Codec",
+    "CodecStream",
+    "decoder_places",
+    "encoder_names",
+    "encoder_places",
+    "fold",
+    "open_stream",
+]

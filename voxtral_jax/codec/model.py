@@ -80,6 +80,11 @@ def encoder_places(config: CodecConfig) -> list[Place]:
     return [Place("input_proj", project, c.stride), *numbered]
 
 
+def encoder_names(config: CodecConfig) -> set[str]:
+    """Names of the encoder's parts among the codec's weights."""
+    return {place.name for place in encoder_places(config)}
+
+
 def decoder_places(config: CodecConfig) -> list[Place]:
     """The decoder, in order."""
     c, rate = config, 1

@@ -15,7 +15,13 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from voxtral_jax.codec.model import Codec, decoder_places, encoder_places, open_stream
+from voxtral_jax.codec.model import (
+    Codec,
+    decoder_places,
+    encoder_names,
+    encoder_places,
+    open_stream,
+)
 from voxtral_jax.codec.quantizer import nearest
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.nn.module import apply
@@ -102,9 +108,7 @@ class CodecTraining:
             params["codec"] = as_filterbank(params["codec"], c)
             params["envelope"] = no_components(c)
         if self.quantizer.anchored:
-            params["anchor"] = {
-                place.name: params["codec"][place.name] for place in encoder_places(c)
-            }
+            params["anchor"] = {name: params["codec"][name] for name in encoder_names(c)}
         if self.discriminators is not None:
             audio = jnp.zeros((1, max(self.discriminators.windows)))
             params["critic"] = self.discriminators.init(critic, audio)["params"]

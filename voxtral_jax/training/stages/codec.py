@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from voxtral_jax.codec import Codec
-from voxtral_jax.codec.model import encoder_places
+from voxtral_jax.codec import Codec, encoder_names
 from voxtral_jax.codec.run import decoder_stream, encoder_stream
 from voxtral_jax.config import CodecConfig, VoxtralConfig
 from voxtral_jax.errors import CheckpointError, ConfigError, DataError
@@ -204,7 +203,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         if settings.start is not None:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
         if settings.quantizer.anchored:
-            encoder = {place.name for place in encoder_places(codec)}
+            encoder = encoder_names(codec)
             anchor = {path: leaf for path, leaf in loaded.items() if path[1] in encoder}
             if not anchor:
                 raise CheckpointError(
