@@ -31,7 +31,7 @@ FRAME = CONFIG.codec.frame_samples
 
 def weights_of(training: CodecTraining) -> tuple[Params, Params]:
     """Trained and frozen weights whose anchor is the encoder itself."""
-    params = nn.meta.unbox(training.init(jax.random.key(0)))
+    params = nn.meta.unbox(jax.jit(training.init)(jax.random.key(0)))
     assert params["anchor"].keys() == encoder_names(CONFIG.codec)
     return split(params, training.trained)
 

@@ -7,12 +7,18 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+
+from voxtral_jax import Model
 
 CORPUS = Path(__file__).parents[1] / "scripts" / "corpus"
 sys.path.insert(0, str(CORPUS))
 
+import understood  # noqa: E402
 from plan import make_plan, share  # noqa: E402
+from presets import ORIGINS, Candidate, Take, describe, gender_letter, pick, teacher_of  # noqa: E402
 from texts import is_prose, split_of  # noqa: E402
 from voices import FAST_VOICES, fast_speakers, make_speakers  # noqa: E402
 
@@ -131,3 +137,53 @@ def test_packed_recordings_are_the_same_utterances(tmp_path: Path, files: bool) 
     # Opus keeps the sound, not the samples.
     assert abs(len(heard) - len(tone)) <= RATE // 100
     assert np.corrcoef(heard[: len(tone)], tone[: len(heard)])[0, 1] > 0.9
+
+
+def candidate(language: str, speaker: str, pitch: float, errors: float = 0.0) -> Candidate:
+    line = {"text": "A text.", "seconds": 4.0}
+    take = Take(Path("a.flac"), line, np.array([pitch, 1500.0, 14.0]))
+    return Candidate(language, speaker, [take], errors)
+
+
+def test_every_speaker_has_a_teacher_and_a_gender() -> None:
+    speakers = make_speakers(VOICES) + [one for name in FAST_VOICES for one in fast_speakers(name)]
+    assert {teacher_of(one.name) for one in speakers} == ORIGINS.keys()
+    known = {"f012": "f", "am_puck": "m", "joe091": "m", "de-DE076": "f", "mei121": "f"}
+    assert {name: gender_letter(name) for name in known} == known
+
+
+def test_presets_are_the_voices_that_are_understood_then_those_that_differ() -> None:
+    errors = {"af_heart": 0.3, "af_nova": 0.1, "bf_emma": 0.2, "af_sky": 0.6, "am_puck": 0.4}
+    pitches = {"af_heart": 150.0, "af_nova": 200.0, "bf_emma": 210.0, "af_sky": 300.0}
+    every = [
+        candidate("en", name, pitches.get(name, 110.0), share) for name, share in errors.items()
+    ]
+    assert [one.speaker for one in pick(every)] == ["af_nova", "bf_emma", "am_puck"]
+    entries = describe(pick(every), every)
+    assert [entry["name"] for entry in entries if "default_for" in entry] == [entries[0]["name"]]
+    unheard = [candidate("en", one.speaker, pitches.get(one.speaker, 110.0)) for one in every]
+    # Without a listener the first leads, and the other is as far from it as can be.
+    assert [one.speaker for one in pick(unheard)] == ["af_heart", "af_sky", "am_puck"]
+
+
+def test_a_voice_is_as_clear_as_what_is_heard_of_it_and_nothing_is_heard_twice(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    voices = {name: tmp_path / f"{name}.wav" for name in ("one", "two")}
+    for file in voices.values():
+        soundfile.write(file, 0.1 * random.standard_normal(76_800), 24_000)
+    answers = iter(["Hello there.", "", "Good evening.", "Good morning to all of you and more."])
+
+    class Listener:
+        def transcribe(self, samples: np.ndarray, language: str) -> str:
+            return next(answers)
+
+    monkeypatch.setattr(understood, "Whisper", Listener)
+    texts = ["Good morning.", "Hello there."]
+    known = tmp_path / "heard.jsonl"
+    asked = (model, voices, texts, "en", known)
+    assert understood.errors_in(*asked, "small") == {"one": 0.25, "two": 1.0}
+    assert understood.errors_in(*asked, "small") == {"one": 0.25, "two": 1.0}
+    with pytest.raises((RuntimeError, StopIteration)):
+        understood.errors_in(*asked, "another")

@@ -169,7 +169,9 @@ def test_filters_answer_to_their_own_frequencies(name: str) -> None:
 
 def test_the_encoder_starts_as_the_filterbank() -> None:
     codec = source_config("configs/nano/params.json").codec
-    random = Codec(codec).init(jax.random.key(0), jnp.zeros((1, 8, 240)), jnp.full((1,), 8))
+    random = jax.jit(Codec(codec).init)(
+        jax.random.key(0), jnp.zeros((1, 8, 240)), jnp.full((1,), 8)
+    )
     params = nn.meta.unbox(as_filterbank(random["params"], codec))
     place = encoder_places(codec)[0]
     audio = noise(5, 1, 2)
@@ -195,7 +197,9 @@ def test_a_step_teaches_the_encoder_and_leaves_the_components_alone() -> None:
         distillation=Nothing(),
         envelope=EnvelopeSettings(weight=2.0, exact_share=0.5),
     )
-    params, frozen = split(nn.meta.unbox(training.init(jax.random.key(0))), training.trained)
+    params, frozen = split(
+        nn.meta.unbox(jax.jit(training.init)(jax.random.key(0))), training.trained
+    )
     assert set(frozen) == {"codec", "envelope"}
     frozen["envelope"] = find_components([batch_of(noise(6, 8, 6))], SMALL)
     batch, key = batch_of(noise(7, 2, 2)), jax.random.key(1)
@@ -223,7 +227,9 @@ def test_rows_decoded_from_exact_components_do_not_depend_on_the_acoustic_latent
             distillation=Nothing(),
             envelope=EnvelopeSettings(weight=1e-12, exact_share=share),
         )
-        params, frozen = split(nn.meta.unbox(training.init(jax.random.key(0))), training.trained)
+        params, frozen = split(
+            nn.meta.unbox(jax.jit(training.init)(jax.random.key(0))), training.trained
+        )
         frozen["envelope"] = find_components([batch_of(noise(6, 8, 6))], SMALL)
         batch, key = batch_of(noise(7, 2, 2)), jax.random.key(1)
         loss = partial(codec_loss, training, "all", frozen=frozen, batch=batch, key=key, step=STEP)

@@ -135,9 +135,10 @@ def test_what_has_no_weight_changes_nothing() -> None:
 def test_discriminators_judge_real_and_fake_alike() -> None:
     discriminators = Discriminators(2, (126, 76))
     real, fake = noise(2, 600), noise(2, 600, seed=1)
-    params = discriminators.init(jax.random.key(0), real)["params"]
+    params = jax.jit(discriminators.init)(jax.random.key(0), real)["params"]
     ours, theirs = judge_both(discriminators, params, real, fake)
-    alone = apply(discriminators, params, real), apply(discriminators, params, fake)
+    judge = jax.jit(partial(apply, discriminators))
+    alone = judge(params, real), judge(params, fake)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), (ours, theirs), alone)
 
     features = [
@@ -342,7 +343,9 @@ def codec_world() -> tuple[CodecTraining, dict, dict, CropBatch]:
         discriminators=Discriminators(2, (76,)),
         distillation=Nothing(),
     )
-    params, frozen = split(nn.meta.unbox(training.init(jax.random.key(0))), training.trained)
+    params, frozen = split(
+        nn.meta.unbox(jax.jit(training.init)(jax.random.key(0))), training.trained
+    )
     lengths = np.array([2 * 1920, 1920 + 700], np.int32)
     samples = 0.1 * noise(2, 2 * 1920) * (np.arange(2 * 1920) < lengths[:, None])
     return training, params, frozen, CropBatch(samples, lengths, np.arange(2), {})

@@ -1,11 +1,13 @@
 """Picks speakers of the corpus as preset voices: one clean recording each, named by how it sounds.
 
-    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets
+    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets --model models/nano \\
+        --sentences data/nano/validation
     python train.py export --config configs/nano/export.toml presets=corpus/presets
 
 Names say what was measured: a voice is deep or high, warm or bright, calm or brisk beside others of
-its gender (pitch, spectral centroid) and language (sounds a second). The first of a language speaks
-it by default; `presets.json` may be edited before the export.
+its gender (pitch, spectral centroid) and language (sounds a second). A small model speaks clearly
+in some voices and not in others: with `--model`, voices are those in which Whisper understands it
+best. The first of a language speaks it by default; `presets.json` may be edited before the export.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,13 +26,17 @@ import numpy as np
 import typer
 from jaxtyping import Float
 from rich.progress import track
-from voices import languages_of
+from understood import errors_in
+from voices import FAST_VOICES, languages_of
 
+from voxtral_jax import load_model
 from voxtral_jax.audio import read_audio, to_mono
 from voxtral_jax.audio.reference import sounding_spans
 from voxtral_jax.files import read_lines, replacing
 from voxtral_jax.presets import PRESETS_FILE
+from voxtral_jax.text.duration import estimate_seconds
 from voxtral_jax.text.phonemes import LANGUAGES
+from voxtral_jax.training.data.manifest import read_manifest
 
 SECONDS = (3.5, 6.0)
 """Length of a recording: enough for a voice, and a short prompt."""
@@ -40,18 +46,32 @@ OTHERS = 1
 """In the languages not named above."""
 TAKES = 4
 """Recordings that are measured of a speaker."""
-CANDIDATES = 6
-"""Speakers of a gender that are measured in a language."""
+CANDIDATES = 4
+"""Speakers of a teacher and gender that are measured in a language."""
+SENTENCES, SPOKEN = 5, (2.0, 6.5)
+"""Sentences that a model speaks in each voice, and about how many seconds they take."""
 WORDS = (("deep", "high"), ("warm", "bright"), ("calm", "brisk"))
 """Of low and high pitch, spectral centroid and pace."""
 CLEAR = 0.5
 """A word is used beside the first if the voice is so many standard deviations from the mean."""
+NEARLY = 0.1
+"""Share of errors by which a voice is nearly as clear as another."""
 GENDERS = {"f": "female", "m": "male"}
 PITCHES = (60.0, 420.0)
 """Hz of a speaking voice."""
 LOUD_DB = 25.0
 """Frames this far below the loudest are not measured."""
-ORIGIN = "synthetic: Kokoro-82M (Apache-2.0), speaker {}"
+ORIGINS = {
+    "kokoro": "synthetic: Kokoro-82M (Apache-2.0), speaker {}",
+    "joe": "synthetic: Piper's joe (CC0), as {}",
+    "pico": "synthetic: Pico (Apache-2.0), as {}",
+    "mei": "synthetic: Open JTalk's mei (CC BY 3.0, Nagoya Institute of Technology), as {}",
+}
+"""By teacher; fast teachers have one voice for a language, at several pitches."""
+MEN = {"joe"}
+"""Fast teachers whose voice is a man's."""
+HEARD = "heard.jsonl"
+"""What was understood, beside the presets."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +85,16 @@ class Take:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A speaker in one language."""
+    """A speaker in one language.
+
+    Attributes:
+        errors: share that is heard wrongly of what a model speaks in this voice.
+    """
 
     language: str
     speaker: str
     takes: list[Take]
+    errors: float = 0.0
 
     @property
     def gender(self) -> str:
@@ -87,13 +112,26 @@ class Candidate:
         return min(self.takes, key=lambda take: float(np.abs(take.sound / self.sound - 1).sum()))
 
 
+def teacher_of(speaker: str) -> str:
+    """Whose voice it is."""
+    for teacher, voices in FAST_VOICES.items():
+        if any(speaker.startswith(voice) for voice in voices):
+            return teacher
+    return "kokoro"
+
+
 def gender_letter(speaker: str) -> str:
     """`f` or `m`: blends begin with it (f012), Kokoro's own voices have it second (af_heart)."""
+    teacher = teacher_of(speaker)
+    if teacher != "kokoro":
+        return "m" if teacher in MEN else "f"
     return speaker[1] if "_" in speaker else speaker[0]
 
 
 def is_native(speaker: str, language: str) -> bool:
-    """Whether this is one of Kokoro's own voices, for this language."""
+    """Whether this is a voice made for this language, not a blend."""
+    if teacher_of(speaker) != "kokoro":
+        return True
     return "_" in speaker and language in languages_of(speaker)
 
 
@@ -127,15 +165,15 @@ def measure(audio: Path, line: dict[str, Any]) -> Take:
 
 
 def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
-    """The speakers worth measuring, Kokoro's own and those with most recordings first."""
+    """The speakers worth measuring, each teacher's own and those with most recordings first."""
     found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
     for audio, line in lines:
         found.setdefault((line["language"], line["speaker"]), []).append((audio, line))
     ranked = sorted(found, key=lambda key: (not is_native(key[1], key[0]), -len(found[key]), key))
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str, str], int] = {}
     chosen = []
     for language, speaker in ranked:
-        group = language, gender_letter(speaker)
+        group = language, gender_letter(speaker), teacher_of(speaker)
         counts[group] = counts.get(group, 0) + 1
         if counts[group] <= CANDIDATES:
             chosen.append((language, speaker))
@@ -143,6 +181,23 @@ def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
         Candidate(*key, [measure(*one) for one in found[key][:TAKES]])
         for key in track(chosen, "measuring")
     ]
+
+
+def judged(every: list[Candidate], model: str, sentences: str, known: Path) -> list[Candidate]:
+    """The candidates, with how well sentences are understood in their voices."""
+    # Recordings without text may be among them.
+    manifest = read_manifest(sentences, need_text=True, most_broken=1.0)
+    speaker, result = load_model(model), []
+    for language in LANGUAGES:
+        texts = {one.texts[0] for one in manifest.utterances if one.language == language}
+        fit = [text for text in sorted(texts) if SPOKEN[0] <= estimate_seconds(text) <= SPOKEN[1]]
+        able = [one for one in every if one.language == language]
+        if able and not fit:
+            sys.exit(f"error: {sentences} has no sentences of {SPOKEN} s in {language!r}")
+        voices = {one.speaker: one.typical.audio for one in able}
+        errors = errors_in(speaker, voices, fit[:SENTENCES], language, known, model) if able else {}
+        result += [replace(one, errors=errors[one.speaker]) for one in able]
+    return result
 
 
 def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, " 3"]]:
@@ -163,7 +218,10 @@ def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, 
 
 
 def pick(every: list[Candidate]) -> list[Candidate]:
-    """The voices: in each language the first candidate of each gender, then the most different."""
+    """The voices: in each language the clearest of each gender, then the most different.
+
+    Of equally clear ones the first; more are found among those that are nearly as clear.
+    """
     places = standing(every)
     picked: list[Candidate] = []
     for language in LANGUAGES:
@@ -172,8 +230,12 @@ def pick(every: list[Candidate]) -> list[Candidate]:
             # A speaker is one preset, if there is another.
             taken = {one.speaker for one in picked}
             able = [c for c in able if c.speaker not in taken] or able
+            count = OF_EACH.get(language, OTHERS)
+            able.sort(key=lambda one: one.errors)
+            near = sum(one.errors <= able[0].errors + NEARLY for one in able)
+            able = able[: max(count, near)]
             group: list[Candidate] = []
-            while able and len(group) < OF_EACH.get(language, OTHERS):
+            while able and len(group) < count:
 
                 def distance(one: Candidate, group: list[Candidate] = group) -> float:
                     here = places[one.language, one.speaker]
@@ -212,7 +274,7 @@ def describe(picked: list[Candidate], every: list[Candidate]) -> list[dict[str, 
                 "language": one.language,
                 "gender": one.gender,
                 "character": ", ".join(clear[:2] or striking[:1]),
-                "origin": ORIGIN.format(one.speaker),
+                "origin": ORIGINS[teacher_of(one.speaker)].format(one.speaker),
                 "speaker": one.speaker,
                 "text": take.line["text"],
                 "seconds": take.line["seconds"],
@@ -235,6 +297,8 @@ def main(
     without: Annotated[
         list[str] | None, typer.Option(help="speaker who is not taken, several times")
     ] = None,
+    model: Annotated[str | None, typer.Option(help="that is to be understood in them")] = None,
+    sentences: Annotated[str, typer.Option(help="a manifest whose texts it speaks")] = "",
 ) -> None:
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
     fit = fitting(manifest, split)
@@ -242,13 +306,15 @@ def main(
     if not lines:
         span = f"{SECONDS[0]} to {SECONDS[1]} s"
         sys.exit(f"error: {manifest} has no recordings of {span} in the split {split!r}")
+    out.mkdir(parents=True, exist_ok=True)
     every = candidates(lines)
+    if model is not None:
+        every = judged(every, model, sentences, out / HEARD)
     picked = pick(every)
     entries = describe(picked, every)
-    out.mkdir(parents=True, exist_ok=True)
     for one, entry in zip(picked, entries, strict=True):
         shutil.copyfile(one.typical.audio, out / entry["audio"])
-        print(f"{entry['name']:22} {entry['speaker']:12} {entry['character']}")
+        print(f"{entry['name']:22} {entry['speaker']:12} {one.errors:4.0%} {entry['character']}")
     text = json.dumps(entries, ensure_ascii=False, indent=2)
     with replacing(out / PRESETS_FILE) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

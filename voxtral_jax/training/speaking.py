@@ -47,17 +47,26 @@ class Prompt:
 
 
 def prompts_of(source: CodeSource, count: int | None) -> list[Prompt]:
-    """The first `count` texts whose speaker has another utterance, which becomes the voice."""
+    """Texts whose speaker has another utterance, which becomes the voice.
+
+    Args:
+        source: records in the order of their shards, often by length.
+        count: how many, evenly spread over the records; None is all.
+    """
     of_speaker: dict[str, list[int]] = {}
     for number, entry in enumerate(source.entries):
         of_speaker.setdefault(entry.speaker, []).append(number)
+    usable = [
+        number
+        for number, entry in enumerate(source.entries)
+        if entry.texts and len(of_speaker[entry.speaker]) > 1
+    ]
+    if count is not None and count < len(usable):
+        usable = [usable[place * len(usable) // count] for place in range(count)]
     found: list[Prompt] = []
-    for number, entry in enumerate(source.entries):
-        if len(found) == count:
-            break
+    for number in usable:
+        entry = source.entries[number]
         others = of_speaker[entry.speaker]
-        if len(others) < 2 or not entry.texts:
-            continue
         other = others[(others.index(number) + 1) % len(others)]
         codes = source[other].codes[:LONGEST_VOICE]
         found.append(Prompt(entry.key, entry.texts[0], entry.language, codes))
