@@ -7,7 +7,8 @@
 Names say what was measured: a voice is deep or high, warm or bright, calm or brisk beside others of
 its gender (pitch, spectral centroid) and language (sounds a second). A small model speaks clearly
 in some voices and not in others: with `--model`, voices are those in which Whisper understands it
-best. The first of a language speaks it by default; `presets.json` may be edited before the export.
+best. The clearest of a language speaks it by default; `presets.json` may be edited before the
+export.
 """
 
 from __future__ import annotations
@@ -281,12 +282,14 @@ def describe(picked: list[Candidate], every: list[Candidate]) -> list[dict[str, 
                 "pitch_hz": pitch,
                 "centroid_hz": centroid,
                 "sounds_per_second": pace,
+                "errors": round(one.errors, 3),
             }
         )
     for language in {entry["language"] for entry in entries}:
         own = [entry for entry in entries if entry["language"] == language]
         native = [entry for entry in own if is_native(entry["speaker"], language)]
-        (native or own)[0]["default_for"] = language
+        # Of equally clear ones the first.
+        min(native or own, key=lambda entry: entry["errors"])["default_for"] = language
     return entries
 
 
