@@ -1,7 +1,6 @@
 """Picks speakers of the corpus as preset voices: one clean recording each, named by how it sounds.
 
-    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets --model models/nano \\
-        --sentences data/nano/validation
+    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets --model models/nano
     python train.py export --config configs/nano/export.toml presets=corpus/presets
 
 Names say what was measured: a voice is deep or high, warm or bright, calm or brisk beside others of
@@ -89,7 +88,8 @@ class Candidate:
     """A speaker in one language.
 
     Attributes:
-        errors: share that is heard wrongly of what a model speaks in this voice.
+        errors: share that is heard wrongly of what a model speaks in this voice; 0 where nobody
+            listened.
     """
 
     language: str
@@ -301,7 +301,9 @@ def main(
         list[str] | None, typer.Option(help="speaker who is not taken, several times")
     ] = None,
     model: Annotated[str | None, typer.Option(help="that is to be understood in them")] = None,
-    sentences: Annotated[str, typer.Option(help="a manifest whose texts it speaks")] = "",
+    sentences: Annotated[
+        str, typer.Option(help="a manifest, or shards, whose texts it speaks")
+    ] = "data/nano/validation",
 ) -> None:
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
     fit = fitting(manifest, split)
