@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import codec_table, small_config, write_recordings
+from small import codec_table, random_weights, small_config, write_recordings
 
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.codec import encoder_names
@@ -31,7 +31,7 @@ FRAME = CONFIG.codec.frame_samples
 
 def weights_of(training: CodecTraining) -> tuple[Params, Params]:
     """Trained and frozen weights whose anchor is the encoder itself."""
-    params = nn.meta.unbox(jax.jit(training.init)(jax.random.key(0)))
+    params = random_weights(training)
     assert params["anchor"].keys() == encoder_names(CONFIG.codec)
     return split(params, training.trained)
 

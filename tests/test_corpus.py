@@ -179,7 +179,7 @@ def test_a_voice_is_as_clear_as_what_is_heard_of_it_and_nothing_is_heard_twice(
         def transcribe(self, samples: np.ndarray, language: str) -> str:
             return next(answers)
 
-    monkeypatch.setattr(understood, "Whisper", Listener)
+    monkeypatch.setattr("voxtral_jax.evaluation._made", lambda name: {"whisper": Listener()}[name])
     texts = ["Good morning.", "Hello there."]
     known = tmp_path / "heard.jsonl"
     asked = (model, voices, texts, "en", known)

@@ -13,7 +13,7 @@ import librosa
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small import codec_table, small_config, write_recordings
+from small import codec_table, random_weights, small_config, write_recordings
 
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.errors import CheckpointError
@@ -197,9 +197,7 @@ def test_a_step_teaches_the_encoder_and_leaves_the_components_alone() -> None:
         distillation=Nothing(),
         envelope=EnvelopeSettings(weight=2.0, exact_share=0.5),
     )
-    params, frozen = split(
-        nn.meta.unbox(jax.jit(training.init)(jax.random.key(0))), training.trained
-    )
+    params, frozen = split(random_weights(training), training.trained)
     assert set(frozen) == {"codec", "envelope"}
     frozen["envelope"] = find_components([batch_of(noise(6, 8, 6))], SMALL)
     batch, key = batch_of(noise(7, 2, 2)), jax.random.key(1)
@@ -227,9 +225,7 @@ def test_rows_decoded_from_exact_components_do_not_depend_on_the_acoustic_latent
             distillation=Nothing(),
             envelope=EnvelopeSettings(weight=1e-12, exact_share=share),
         )
-        params, frozen = split(
-            nn.meta.unbox(jax.jit(training.init)(jax.random.key(0))), training.trained
-        )
+        params, frozen = split(random_weights(training), training.trained)
         frozen["envelope"] = find_components([batch_of(noise(6, 8, 6))], SMALL)
         batch, key = batch_of(noise(7, 2, 2)), jax.random.key(1)
         loss = partial(codec_loss, training, "all", frozen=frozen, batch=batch, key=key, step=STEP)

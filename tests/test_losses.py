@@ -343,9 +343,7 @@ def codec_world() -> tuple[CodecTraining, dict, dict, CropBatch]:
         discriminators=Discriminators(2, (76,)),
         distillation=Nothing(),
     )
-    params, frozen = split(
-        nn.meta.unbox(jax.jit(training.init)(jax.random.key(0))), training.trained
-    )
+    params, frozen = split(small.random_weights(training), training.trained)
     lengths = np.array([2 * 1920, 1920 + 700], np.int32)
     samples = 0.1 * noise(2, 2 * 1920) * (np.arange(2 * 1920) < lengths[:, None])
     return training, params, frozen, CropBatch(samples, lengths, np.arange(2), {})

@@ -8,13 +8,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
-from small import RATE, codec_table, hum, run, small_config, write_recordings
+from small import RATE, codec_table, hum, random_weights, run, small_config, write_recordings
 
 from voxtral_jax import VoxtralConfig
 from voxtral_jax.errors import ConfigError, DataError
@@ -157,7 +156,7 @@ def test_exact_rows_carry_the_pitch_of_the_goal_and_the_goal_is_what_counts() ->
     goals = np.stack([voiced([8, 12, 20, 20]), voiced([9, 9, 0, 25])])
     samples = np.stack([hum(0.32, 130, seed) for seed in range(2)])
     batch = CropBatch(samples, np.full(2, 4 * FRAME, np.int32), np.arange(2), {}, goals)
-    params = nn.meta.unbox(jax.jit(training.init)(jax.random.key(0)))
+    params = random_weights(training)
     components = find_components([batch], codec, 3)
     frozen = {"envelope": components}
     make = jax.jit(lambda p: rebuild(training, p, batch, jax.random.key(1), "all", frozen))

@@ -27,7 +27,7 @@ import typer
 from jaxtyping import Float
 from rich.progress import track
 from understood import errors_in
-from voices import FAST_VOICES, languages_of
+from voices import FAST_GENDERS, FAST_VOICES, languages_of
 
 from voxtral_jax import load_model
 from voxtral_jax.audio import read_audio, to_mono
@@ -68,8 +68,6 @@ ORIGINS = {
     "mei": "synthetic: Open JTalk's mei (CC BY 3.0, Nagoya Institute of Technology), as {}",
 }
 """By teacher; fast teachers have one voice for a language, at several pitches."""
-MEN = {"joe"}
-"""Fast teachers whose voice is a man's."""
 HEARD = "heard.jsonl"
 """What was understood, beside the presets."""
 
@@ -123,17 +121,14 @@ def teacher_of(speaker: str) -> str:
 
 def gender_letter(speaker: str) -> str:
     """`f` or `m`: blends begin with it (f012), Kokoro's own voices have it second (af_heart)."""
-    teacher = teacher_of(speaker)
-    if teacher != "kokoro":
-        return "m" if teacher in MEN else "f"
-    return speaker[1] if "_" in speaker else speaker[0]
+    own = speaker[1] if "_" in speaker else speaker[0]
+    return FAST_GENDERS.get(teacher_of(speaker), own)
 
 
 def is_native(speaker: str, language: str) -> bool:
     """Whether this is a voice made for this language, not a blend."""
-    if teacher_of(speaker) != "kokoro":
-        return True
-    return "_" in speaker and language in languages_of(speaker)
+    fast = teacher_of(speaker) in FAST_VOICES
+    return fast or ("_" in speaker and language in languages_of(speaker))
 
 
 def fitting(manifest: str, split: str) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -184,21 +179,32 @@ def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
     ]
 
 
+def sentences_of(manifest: str, languages: set[str]) -> dict[str, list[str]]:
+    """What a model is to speak in each language."""
+    # Recordings without text may be among them.
+    utterances = read_manifest(manifest, need_text=True, most_broken=1.0).utterances
+    found = {
+        language: sorted({one.texts[0] for one in utterances if one.language == language})
+        for language in languages
+    }
+    fit = {
+        language: [text for text in texts if SPOKEN[0] <= estimate_seconds(text) <= SPOKEN[1]]
+        for language, texts in found.items()
+    }
+    missing = sorted(language for language, texts in fit.items() if not texts)
+    if missing:
+        sys.exit(f"error: {manifest} has no sentences of {SPOKEN} s in {', '.join(missing)}")
+    return {language: texts[:SENTENCES] for language, texts in fit.items()}
+
+
 def judged(every: list[Candidate], model: str, sentences: str, known: Path) -> list[Candidate]:
     """The candidates, with how well sentences are understood in their voices."""
-    # Recordings without text may be among them.
-    manifest = read_manifest(sentences, need_text=True, most_broken=1.0)
-    speaker, result = load_model(model), []
-    for language in LANGUAGES:
-        texts = {one.texts[0] for one in manifest.utterances if one.language == language}
-        fit = [text for text in sorted(texts) if SPOKEN[0] <= estimate_seconds(text) <= SPOKEN[1]]
-        able = [one for one in every if one.language == language]
-        if able and not fit:
-            sys.exit(f"error: {sentences} has no sentences of {SPOKEN} s in {language!r}")
-        voices = {one.speaker: one.typical.audio for one in able}
-        errors = errors_in(speaker, voices, fit[:SENTENCES], language, known, model) if able else {}
-        result += [replace(one, errors=errors[one.speaker]) for one in able]
-    return result
+    texts = sentences_of(sentences, {one.language for one in every})
+    speaker, errors = load_model(model), {}
+    for language in sorted(texts):
+        voices = {one.speaker: one.typical.audio for one in every if one.language == language}
+        errors[language] = errors_in(speaker, voices, texts[language], language, known, model)
+    return [replace(one, errors=errors[one.language][one.speaker]) for one in every]
 
 
 def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, " 3"]]:

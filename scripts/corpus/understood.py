@@ -11,9 +11,8 @@ from rich.progress import track
 
 from voxtral_jax import Voice, make_voice, synthesize
 from voxtral_jax.audio import resample
+from voxtral_jax.evaluation import misheard
 from voxtral_jax.evaluation.judges import RATE
-from voxtral_jax.evaluation.judges.recognition import Whisper
-from voxtral_jax.evaluation.transcripts import compare
 from voxtral_jax.files import append_line, read_lines
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
 AT_ONCE = 16
 """Sentences that are spoken together."""
-Saying = tuple[str, str]
-"""A recording's name, and a sentence."""
 
 
 def errors_in(
@@ -43,32 +40,29 @@ def errors_in(
         known: JSON lines of what was heard before, which is not spoken again.
         name_of_model: tells its lines there from those of others.
     """
-    heard: dict[Saying, float] = {
+    heard = {
         (line["voice"], line["text"]): line["errors"]
         for line in read_lines(known)
         if line["model"] == name_of_model
     }
     # Alike in length, few wait for others.
     wanted = [(name, text) for text in sorted(sentences, key=len) for name in voices]
-    left = [saying for saying in wanted if saying not in heard]
-    whisper = Whisper() if left else None
+    left = [one for one in wanted if one not in heard]
     made: dict[str, Voice] = {}
     for start in track(range(0, len(left), AT_ONCE), f"{language}: {len(left)} to hear"):
-        assert whisper is not None
-        sayings = left[start : start + AT_ONCE]
-        for name, _ in sayings:
+        batch = left[start : start + AT_ONCE]
+        for name, _ in batch:
             if name not in made:
                 made[name] = make_voice(model, voices[name])
         speeches = synthesize(
             model,
-            [text for _, text in sayings],
-            voice=[made[name] for name, _ in sayings],
-            language=[language] * len(sayings),
+            [text for _, text in batch],
+            voice=[made[name] for name, _ in batch],
+            language=[language] * len(batch),
         )
-        for (name, text), speech in zip(sayings, speeches, strict=True):
+        for (name, text), speech in zip(batch, speeches, strict=True):
             sound = resample(speech.samples, model.sample_rate, RATE).clip(-1, 1)
-            errors = compare(text, whisper.transcribe(sound, language), language).main.rate
-            heard[name, text] = min(1.0, errors)
+            heard[name, text] = min(1.0, misheard(sound, text, language))
             line = {"model": name_of_model, "voice": name, "text": text}
             append_line(known, line | {"errors": heard[name, text]})
     return {name: float(np.mean([heard[name, text] for text in sentences])) for name in voices}

@@ -36,7 +36,8 @@ FAST_VOICES = {
 }
 """Teachers that are much faster than Kokoro, with the languages of their voices."""
 LOWEST = {"joe": 0.86, "pico": 0.76, "mei": 0.76}
-"""Slowest that they are played; joe is a man, the others are women."""
+"""Slowest that they are played; a man less slowly than women."""
+FAST_GENDERS = {"joe": "m", "pico": "f", "mei": "f"}
 PITCHES, STEP = 10, 0.05
 """How many pitches a fast voice has, and how far apart they are."""
 
