@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,8 +242,22 @@ run(Engine(load_model(sys.argv[1]), sizes), ServerSettings(), "127.0.0.1", int(s
 """
 
 
-def test_sigterm_lets_a_speech_end(reference: Path, tmp_path: Path) -> None:
+def rest_of(line: Any) -> tuple[list[str], int]:
+    """What a conversation still tells, errors by their code, and how it is closed."""
+    from websockets.exceptions import ConnectionClosed
+
+    told = []
+    with suppress(ConnectionClosed):
+        for message in line:
+            told += [json.loads(message)] if isinstance(message, str) else []
+    kinds = [one["error"]["code"] if "error" in one else one["type"] for one in told]
+    return kinds, line.close_code
+
+
+def test_sigterm_lets_speeches_and_conversations_end(reference: Path, tmp_path: Path) -> None:
     import socket
+
+    from websockets.sync.client import connect
 
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -261,10 +277,26 @@ def test_sigterm_lets_a_speech_end(reference: Path, tmp_path: Path) -> None:
             until(lambda: answers("/health"), 300, every=0.5)
             until(lambda: answers("/ready"), 600, every=0.5)
             request = {**LONG, "max_seconds": 2}
-            with httpx2.stream("POST", url + SPEECH, json=request, timeout=120) as answer:
+            conversation = url.replace("http", "ws", 1) + PATH
+            with (
+                connect(conversation) as silent,
+                connect(conversation) as line,
+                httpx2.stream("POST", url + SPEECH, json=request, timeout=120) as answer,
+            ):
+                line.send('{"type": "options", "max_seconds": 0.4}')
+                # The only slot is taken: these sentences wait, and the last one is not complete.
+                line.send('{"type": "text", "text": "Hello there. How are you? I have"}')
+                for kind in ("ready", "sentence"):
+                    assert json.loads(line.recv())["type"] == kind
                 server.send_signal(signal.SIGTERM)
+                until(lambda: not answers("/ready"), every=0.05)
+                line.send('{"type": "text", "text": " seen it. And more."}')
                 audio = b"".join(answer.iter_raw())
-            assert len(audio) > 0
+                assert len(audio) > 0
+                assert rest_of(silent) == (["ready"], 1012)
+                kinds, code = rest_of(line)
+                assert sorted(kinds) == ["not_ready", "sentence", *2 * ["sentence.done"]]
+                assert code == 1012
             assert server.wait(120) in (0, -signal.SIGTERM)
             assert "Traceback" not in (tmp_path / "log").read_text()
         finally:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +48,36 @@ def test_a_server_stays_as_it_was(model: Model, tmp_path: Path) -> None:
         assert engine.status.failures == 0
         assert talks() <= before
         assert not list(tmp_path.iterdir())
+
+
+HEAPS = """
+import ctypes, sys, threading
+
+from voxtral_jax.serving.heaps import share_heaps
+
+share_heaps()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+
+
+def hold():
+    libc.malloc(50_000)
+    together.wait()
+
+
+threads = [threading.Thread(target=hold) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+told = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, told)
+libc.fclose(told)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_threads_of_a_server_share_two_heaps(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", HEAPS, str(tmp_path / "told")], check=True)
+    assert (tmp_path / "told").read_text().count("<heap nr=") == 2

@@ -19,6 +19,7 @@ from ray.serve import Application
 
 from voxtral_jax.errors import ConfigError, problems_of
 from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.heaps import share_heaps
 from voxtral_jax.serving.http.app import create_app
 from voxtral_jax.serving.http.settings import ServerSettings
 
@@ -92,6 +93,7 @@ class Server:
             watermark=arguments.watermark,
             drain_seconds=arguments.drain_seconds,
         )
+        share_heaps()
         self._engine = Engine(arguments.load(), sizes).__enter__()
 
     def __serve_build_asgi_app__(self) -> FastAPI:

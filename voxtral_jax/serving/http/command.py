@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import socket
 import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +19,9 @@ from voxtral_jax.errors import VoxtralError
 if TYPE_CHECKING:
     from voxtral_jax.serving.engine import Engine
     from voxtral_jax.serving.http.settings import ServerSettings
+
+LOOK_SECONDS = 0.1
+"""Between two looks at the conversations that are still open at the end."""
 
 
 def serve(
@@ -58,7 +65,9 @@ def serve(
         ) from None
     from voxtral_jax import enable_compilation_cache, load_model
     from voxtral_jax.serving.engine import Engine, EngineSettings
+    from voxtral_jax.serving.heaps import share_heaps
 
+    share_heaps()
     settings = ServerSettings(
         name=name,
         voices=voices,
@@ -93,17 +102,28 @@ def run(engine: Engine, settings: ServerSettings, host: str, port: int) -> None:
 
     app = create_app(engine, settings)
 
+    service = app.state.service
+
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            app.state.service.draining = True
+            service.draining = True
             super().handle_exit(sig, frame)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # uvicorn finishes requests, but would close WebSockets at once.
+            until = time.monotonic() + settings.drain_seconds
+            for conversation in service.conversations:
+                conversation.finish()
+            while service.conversations and not self.force_exit and time.monotonic() < until:
+                await asyncio.sleep(LOOK_SECONDS)
+            self.config.timeout_graceful_shutdown = math.ceil(max(0, until - time.monotonic()))
+            await super().shutdown(sockets)
 
     server = Server(
         uvicorn.Config(
             app,
             host=host,
             port=port,
-            timeout_graceful_shutdown=round(settings.drain_seconds),
             ws_max_size=settings.largest_body,
             server_header=False,
         )

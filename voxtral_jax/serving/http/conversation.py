@@ -21,6 +21,8 @@ from voxtral_jax.text import language_of, split_sentences
 PATH = "/v1/audio/speech/ws"
 PROTOCOL = "voxtral"
 """Subprotocol that is chosen where a client offers any: browsers that send a key must."""
+SERVICE_RESTART = 1012
+"""Close code: the server ends, connect elsewhere."""
 log = logging.getLogger(__name__)
 
 
@@ -100,37 +102,49 @@ class Conversation:
         self._queue: asyncio.Queue[str | None] = asyncio.Queue()
         self._queued = 0
         self._number = 0
+        self._finishing = asyncio.Event()
+
+    def finish(self) -> None:
+        """Speaks the sentences that are complete, takes nothing more, and closes."""
+        self._finishing.set()
 
     async def run(self) -> None:
-        """Until the client ends it or leaves."""
+        """Until the client ends it or leaves, or it is told to finish."""
         await self._tell(
             "ready", sample_rate=self._service.engine.model.sample_rate, format="pcm_s16le"
         )
         speaking = asyncio.create_task(self._speak_all())
         reading = asyncio.create_task(self._read())
-        ended = False
+        finishing = asyncio.create_task(self._finishing.wait())
+        ended = closing = False
         try:
             while True:
                 # Also after the end the client can cancel, or leave.
-                awaited = {reading, speaking} if ended else {reading}
+                awaited = {reading, speaking if closing else finishing}
                 await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done():
+                order = None
+                if reading.done():
+                    order = reading.result()
+                    reading = asyncio.create_task(self._read())
+                elif closing:
                     break
-                order = reading.result()
                 if order == "cancel":
                     await _stop(speaking)
                     self._forget()
                     await self._tell("cancelled")
                     speaking = asyncio.create_task(self._speak_all())
                 ended |= order == "end"
-                if ended:
+                closing = ended or finishing.done()
+                if closing:
                     self._queue.put_nowait(None)
-                reading = asyncio.create_task(self._read())
-            await self._tell("done")
-            await self._socket.close()
+            if ended:
+                await self._tell("done")
+                await self._socket.close()
+            else:
+                await self._socket.close(SERVICE_RESTART, "the server is ending")
         finally:
-            await _stop(reading)
-            await _stop(speaking)
+            for task in (finishing, reading, speaking):
+                await _stop(task)
 
     async def _read(self) -> str | None:
         """Acts on the next message; returns what concerns the whole conversation."""
@@ -145,6 +159,8 @@ class Conversation:
             return None
         try:
             message = MESSAGES.validate_json(text, strict=True)
+            if message.type != "cancel":
+                self._service.check_ready()
             if isinstance(message, OptionsMessage):
                 who = await self._service.speaker(message)
                 self._manner = who | message.options()
@@ -236,22 +252,21 @@ async def _stop(task: asyncio.Task[Any]) -> None:
 def conversation_routes(service: Service) -> APIRouter:
     """The route, for an app to include."""
     router = APIRouter()
-    sockets = 0
 
     @router.websocket(PATH)
     async def converse(socket: WebSocket) -> None:
-        nonlocal sockets
-        if not service.ready or sockets >= service.settings.most_sockets:
+        if not service.ready or len(service.conversations) >= service.settings.most_sockets:
             await socket.close(1013, "try again later")
             return
-        sockets += 1
+        conversation = Conversation(service, socket)
+        service.conversations.add(conversation)
         try:
             offered = socket.scope.get("subprotocols", [])
             await socket.accept(PROTOCOL if PROTOCOL in offered else None)
-            await Conversation(service, socket).run()
+            await conversation.run()
         except WebSocketDisconnect:
             pass
         finally:
-            sockets -= 1
+            service.conversations.remove(conversation)
 
     return router

@@ -21,6 +21,7 @@ from voxtral_jax.watermark.marking import watermark
 
 if TYPE_CHECKING:
     from voxtral_jax.serving.engine import Engine, Talk
+    from voxtral_jax.serving.http.conversation import Conversation
 
 THREADS = 4
 """Requests whose text and reference are worked on at once; the rest of them stand in line."""
@@ -39,6 +40,7 @@ class Service:
         fetch: gets references from URLs.
         mark: the watermark that goes into all audio, or None.
         draining: whether the server has been told to end.
+        conversations: those that are open; told to `finish`, they leave by themselves.
     """
 
     def __init__(self, engine: Engine, settings: ServerSettings) -> None:
@@ -49,6 +51,7 @@ class Service:
         self.fetch = Fetcher(settings.url_hosts, settings.largest_reference, settings.url_seconds)
         self.mark = watermark(engine.model.sample_rate) if settings.watermark else None
         self.draining = False
+        self.conversations: set[Conversation] = set()
         self._open = 0
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="voxtral-prepare")
 
@@ -119,11 +122,8 @@ class Service:
     async def speak(self, text: str, **options: Any) -> Talk:
         """`Engine.speak`, without blocking; what it starts is cancelled with whoever waits for it.
 
-        Raises:
-            ClosedError: the server starts or ends.
-            VoxtralError: see there.
+        Not refused while the server ends: whoever asks was let in before.
         """
-        self.check_ready()
         starting = asyncio.ensure_future(self.in_thread(self.engine.speak, text, **options))
         try:
             return await asyncio.shield(starting)
