@@ -13,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import save_file
 from small import RATE, codec_table, hum, random_weights, run, small_config, write_recordings
 
 from voxtral_jax import VoxtralConfig
 from voxtral_jax.errors import ConfigError, DataError
+from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.codec import CodecLosses, CodecTraining, rebuild
 from voxtral_jax.training.data.audio_shards import write_audio_shards
 from voxtral_jax.training.data.batches import CropBatch
@@ -228,6 +230,18 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
     assert kept in (0, 1)
     found = record.codes[-10:, 1 + 3]
     np.testing.assert_allclose(found, height[2:], atol=0.51)
+
+    taught = {
+        path[1]: leaf
+        for path, leaf in run_weights(tmp_path / "run").items()
+        if path[0] == "envelope"
+    }
+    for name, shift in (("same", 0.0), ("other", 1.0)):
+        file, out = tmp_path / f"{name}.safetensors", tmp_path / name
+        save_file(taught | {"mean": taught["mean"] + np.float32(shift)}, file)
+        run("tokenize", tokens | {"components": str(file), "out": str(out)})
+        (other,) = CodeSource(out)
+        assert np.array_equal(other.codes, record.codes) == (name == "same")
 
     with pytest.raises(ConfigError, match="leave speeds"):
         run("tokenize", tokens | {"speeds": [1.0, 1.1]})

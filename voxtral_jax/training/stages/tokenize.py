@@ -29,6 +29,7 @@ from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.manifest import Utterance, goal_of, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
+from voxtral_jax.training.envelope import read_components
 from voxtral_jax.training.pitch import exact_codes
 from voxtral_jax.training.settings import Count, Positive, Share
 from voxtral_jax.training.sources import is_run, source_config
@@ -71,7 +72,8 @@ class TokenizeSettings:
         speeds: at which each recording is played, pitch and all; every speed makes other speakers
             of the same sentences.
         exact: acoustic codes are those of the recording's goal, which the codec was taught
-            (`envelope` in `codec.toml`), not what its encoder hears; `codec` is a run.
+            (`envelope` in `codec.toml`), not what its encoder hears.
+        components: file of what it was taught; None: the run's, if `codec` is one.
         most_broken: share of the manifest that may be broken.
     """
 
@@ -82,6 +84,7 @@ class TokenizeSettings:
     as_references: bool = True
     speeds: tuple[Positive, ...] = (1.0,)
     exact: bool = False
+    components: str | None = None
     most_broken: Share = 0.05
 
 
@@ -97,7 +100,7 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     """
     config = source_config(settings.codec)
     codec = encoder_of(settings.codec, config)
-    components = _components(settings) if settings.exact else None
+    components = _components(settings, config.codec) if settings.exact else None
     manifest = read_manifest(settings.manifest, need_text=True, most_broken=settings.most_broken)
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
@@ -141,16 +144,18 @@ def encoder_of(path: str, config: VoxtralConfig) -> Params:
     return fold(params, config.codec)
 
 
-def _components(settings: TokenizeSettings) -> Params:
-    """What the acoustic latents of a run's codec were taught."""
+def _components(settings: TokenizeSettings, config: CodecConfig) -> Params:
+    """What the acoustic latents of the codec were taught."""
     if settings.speeds != (1.0,):
         raise ConfigError("exact codes are of recordings as they are: leave speeds at [1.0]")
+    if settings.components is not None:
+        return read_components(Path(settings.components), config)
     weights = run_weights(Path(settings.codec)) if is_run(settings.codec) else {}
     found = {path[1]: leaf for path, leaf in weights.items() if path[0] == "envelope"}
     if not found:
         raise ConfigError(
             f"{settings.codec} is no run whose codec was taught envelopes (envelope.weight), so it "
-            "has no exact codes; leave out exact"
+            "has no exact codes; give components, or leave out exact"
         )
     return found
 
