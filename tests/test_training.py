@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small
+from safetensors.numpy import save_file
 from small import run
 
 from voxtral_jax import Voice, encode_audio, load_model, synthesize
+from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, read_tensors
 from voxtral_jax.cloning import voice_from_codes
-from voxtral_jax.errors import CheckpointError
+from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.parameters import leaves
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.shards import CodeSource
@@ -142,6 +145,24 @@ def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_pat
     assert set(model.voices) == {"humming", "it_male_hum"}
 
 
+def test_the_mean_of_two_models_is_exported(world: World, tmp_path: Path) -> None:
+    table = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
+    run("export", table | {"out": str(tmp_path / "one")})
+    weights = read_tensors(tmp_path / "one" / WEIGHTS_FILE)
+    moved = "norm.weight"
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    save_file(weights | {moved: weights[moved] + 1}, tmp_path / "other" / WEIGHTS_FILE)
+    table["mean_with"] = str(tmp_path / "other")
+    run("export", table | {"out": str(tmp_path / "mean")})
+    for name, leaf in read_tensors(tmp_path / "mean" / WEIGHTS_FILE).items():
+        np.testing.assert_allclose(leaf, weights[name] + 0.5 * (name == moved), rtol=1e-6)
+
+    save_file({k: v for k, v in weights.items() if k != moved}, tmp_path / "other" / WEIGHTS_FILE)
+    with pytest.raises(ConfigError, match=r"only one has decoder\.norm"):
+        run("export", table | {"out": str(tmp_path / "wrong")})
+    assert not (tmp_path / "wrong").exists()
+
+
 def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -> None:
     base = tmp_path / "base"
     sources = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
@@ -174,7 +195,7 @@ def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -
 def test_an_adapter_that_does_not_fit_is_refused(world: World, reference, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model(reference, adapter=tmp_path / "nothing.safetensors")
-    with pytest.raises(CheckpointError, match="not a readable adapter"):
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_model(reference, adapter=world.params)
 
 

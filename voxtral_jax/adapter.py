@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from voxtral_jax.errors import CheckpointError, ConfigError
@@ -87,26 +85,11 @@ def save_adapters(path: str | os.PathLike[str], params: Params) -> None:
         save_file(tensors, temporary)
 
 
-def read_adapters(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The weights in a file of adapters, by key.
-
-    Raises:
-        CheckpointError: the file cannot be read.
-    """
-    try:
-        with safe_open(Path(path), framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"the adapter {path} does not exist") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable adapter: {error}") from None
-
-
 def adapt(params: Params, adapters: dict[str, np.ndarray], source: str) -> Params:
     """`params` with the adapters of a file merged in.
 
     Args:
-        adapters: from `read_adapters`.
+        adapters: by key.
         source: the file, named in errors.
 
     Raises:

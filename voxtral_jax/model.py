@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from voxtral_jax.adapter import adapt, read_adapters
+from voxtral_jax.adapter import adapt
 from voxtral_jax.checkpoint.download import find_model, find_own_model
-from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, has_encoder, load_params
+from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, has_encoder, load_params, read_tensors
 from voxtral_jax.codec import fold
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.eight_bit import eight_bit
@@ -153,7 +153,7 @@ def load_model(
     files = [directory / WEIGHTS_FILE]
     if encoder_weights is not None:
         files.append(Path(encoder_weights))
-    adapters = None if adapter is None else read_adapters(adapter)
+    adapters = None if adapter is None else read_tensors(adapter)
     params = load_params(config, files, dtype=computing_dtype(kind), rules=rules)
     if encoder_weights is not None and not has_encoder(params):
         raise CheckpointError(f"{encoder_weights} holds no weights of the codec's encoder")

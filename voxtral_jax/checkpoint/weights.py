@@ -43,6 +43,16 @@ CODEC_DTYPE = jnp.float32
 NAMED_IN_ERRORS = 5
 
 
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All tensors of a small safetensors file.
+
+    Raises:
+        CheckpointError: it is missing, or no such file.
+    """
+    with _open(Path(path)) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
 def _open(path: Path) -> Any:
     try:
         return safe_open(path, framework="numpy")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from voxtral_jax.checkpoint.weights import read_tensors
 from voxtral_jax.codec.model import SPEECH_LEVEL
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import CheckpointError
@@ -128,13 +129,7 @@ def read_components(file: Path, config: CodecConfig) -> dict[str, np.ndarray]:
     Raises:
         CheckpointError: it cannot be read, or is of another codec.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        found = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {error}") from error
+    found = read_tensors(file)
     for name, leaf in no_components(config).items():
         if name not in found or found[name].shape != leaf.shape:
             raise CheckpointError(

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from voxtral_jax.adapter import is_adapter, merge_adapters, save_adapters
 from voxtral_jax.checkpoint.download import find_model
@@ -21,6 +23,7 @@ from voxtral_jax.presets import Preset, make_presets, read_presets
 from voxtral_jax.training.checkpoints import read_run
 from voxtral_jax.training.sources import is_run, source_config, source_weights
 from voxtral_jax.training.speaking import PARTS
+from voxtral_jax.training.state import Path
 from voxtral_jax.voice import voice_files
 
 ADAPTER_FILE = "adapter.safetensors"
@@ -32,6 +35,8 @@ class ExportSettings:
 
     Attributes:
         speech: run (of `speech` or `dpo`) or model with decoder and flow.
+        mean_with: run or model, of which `speech` began or that began as `speech` did: what is
+            written is the mean of both, often better than either (arXiv:2203.05482).
         codec: run or model with the codec.
         out: directory to write.
         tokenizer: directory with `tekken.json`, for models that need one.
@@ -43,6 +48,7 @@ class ExportSettings:
     """
 
     speech: str
+    mean_with: str | None = None
     codec: str | None = None
     out: str
     tokenizer: str | None = None
@@ -81,6 +87,10 @@ def export(settings: ExportSettings) -> list[str]:
         raise ConfigError("export needs codec, the run or model whose codec goes with the speech")
     if adapters:
         speech = dict(source_weights(str(base), config, PARTS)) | adapters
+    if settings.mean_with is not None:
+        if adapters:
+            raise ConfigError("mean_with is for runs of all weights, not for adapters")
+        speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
     if source_config(settings.codec).codec != config.codec:
         raise ConfigError(
             f"the codec of {settings.codec} has other sizes than the model of {settings.speech}"
@@ -109,3 +119,20 @@ def export(settings: ExportSettings) -> list[str]:
     make_presets(out, presets)
     notes = [f"preset voices: {', '.join(preset.name for preset in presets)}"] if presets else []
     return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
+
+
+def mean_of(
+    some: Mapping[Path, jax.Array | np.ndarray], others: Mapping[Path, jax.Array | np.ndarray]
+) -> dict[Path, np.ndarray]:
+    """The mean of two sets of weights, in float32.
+
+    Raises:
+        ConfigError: one of them has weights that the other lacks.
+    """
+    if some.keys() != others.keys():
+        odd = sorted(".".join(path) for path in some.keys() ^ others.keys())
+        raise ConfigError(f"mean_with needs the same weights in both; only one has {odd[0]}")
+    return {
+        path: (np.asarray(leaf, np.float32) + np.asarray(others[path], np.float32)) / 2
+        for path, leaf in some.items()
+    }
