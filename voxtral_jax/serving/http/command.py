@@ -101,7 +101,6 @@ def run(engine: Engine, settings: ServerSettings, host: str, port: int) -> None:
     from voxtral_jax.serving.http.app import create_app
 
     app = create_app(engine, settings)
-
     service = app.state.service
 
     class Server(uvicorn.Server):
