@@ -177,6 +177,8 @@ def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -
 
     run("export", sources | {"speech": str(out), "out": str(tmp_path / "merged")})
     adapter = {"speech": str(out), "out": str(tmp_path / "adapter"), "adapter_only": True}
+    with pytest.raises(ConfigError, match="not for adapters"):
+        run("export", adapter | {"mean_with": str(base)})
     run("export", adapter)
     merged = load_model(tmp_path / "merged", dtype="float32")
     adapted = load_model(base, dtype="float32", adapter=tmp_path / "adapter/adapter.safetensors")

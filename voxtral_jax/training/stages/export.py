@@ -71,6 +71,8 @@ def export(settings: ExportSettings) -> list[str]:
     base = read_run(FilePath(settings.speech)).get("start") if is_run(settings.speech) else None
     speech = dict(source_weights(settings.speech, config, PARTS))
     adapters = {path: leaf for path, leaf in speech.items() if is_adapter(path)}
+    if adapters and settings.mean_with is not None:
+        raise ConfigError("mean_with is for runs of all weights, not for adapters")
     out = FilePath(settings.out)
     if settings.adapter_only:
         if not adapters:
@@ -88,8 +90,6 @@ def export(settings: ExportSettings) -> list[str]:
     if adapters:
         speech = dict(source_weights(str(base), config, PARTS)) | adapters
     if settings.mean_with is not None:
-        if adapters:
-            raise ConfigError("mean_with is for runs of all weights, not for adapters")
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
     if source_config(settings.codec).codec != config.codec:
         raise ConfigError(
