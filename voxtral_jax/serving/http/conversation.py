@@ -143,8 +143,7 @@ class Conversation:
             else:
                 await self._socket.close(SERVICE_RESTART, "the server is ending")
         finally:
-            for task in (finishing, reading, speaking):
-                await _stop(task)
+            await _stop(finishing, reading, speaking)
 
     async def _read(self) -> str | None:
         """Acts on the next message; returns what concerns the whole conversation."""
@@ -243,10 +242,15 @@ class Conversation:
         await self._tell("error", error=failure.error, **fields)
 
 
-async def _stop(task: asyncio.Task[Any]) -> None:
-    """Cancels a task and waits until it is over, however it ends."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+async def _stop(*tasks: asyncio.Task[Any]) -> None:
+    """Cancels tasks and waits until they are over, however they end."""
+    for task in tasks:
+        task.cancel()
+    # Not `gather`: cancelled while it waits, it would tell of its tasks' cancellation as of its own.
+    await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()
 
 
 def conversation_routes(service: Service) -> APIRouter:
