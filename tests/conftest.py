@@ -3,13 +3,13 @@
 import os
 from pathlib import Path
 
-# Before jax is imported anywhere: devices and precision cannot change afterwards.
 # Tests run each program a few times, so quick compilation beats quick code.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=true "
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true",
+QUICK_COMPILATION = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
+# Before jax is imported anywhere: devices and precision cannot change afterwards.
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax

@@ -11,6 +11,7 @@ import pytest
 from voxtral_jax import Model
 from voxtral_jax.errors import ConfigError, RequestError, TextError
 from voxtral_jax.text import PhonemeTokenizer, load_tokenizer
+from voxtral_jax.text.korean import in_words
 from voxtral_jax.text.phonemes import LANGUAGES, SYMBOLS, phonemes
 from voxtral_jax.utterance import Options, prepare
 
@@ -43,6 +44,44 @@ def test_each_language_is_pronounced_in_one_set_of_symbols(language: str) -> Non
 
 def test_readings_of_odd_length_are_pronounced() -> None:
     assert phonemes("テシィケ、と彼は言った。", "ja").startswith("te")
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        ("3개", "세개"),
+        ("20살, 21살", "스무살, 스물한살"),
+        ("3개월", "삼개월"),
+        ("11시 30분", "열한시 삼십분"),
+        ("2024년 12월 25일", "이천이십사년 십이월 이십오일"),
+        ("$5,000", "오천 달러"),
+        ("3.05%", "삼 점 영오 퍼센트"),
+        ("010", "공일공"),
+        ("9" * 30, "구" * 30),
+        ("파일 - 열기/닫기", "파일   열기 닫기"),
+    ],
+)
+def test_korean_numbers_and_signs_are_words(text: str, spoken: str) -> None:
+    assert in_words(text).strip() == spoken
+    assert phonemes(text, "ko") == phonemes(spoken, "ko")
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "before", "after"),
+    [
+        ("我用LibreOffice写文档。", "zh", "我用", "写文档。"),
+        ("파일은 LibreOffice에서 엽니다.", "ko", "파일은", "에서 엽니다."),
+    ],
+)
+def test_english_words_within_another_script_are_read(text, language, before, after) -> None:
+    parts = [(before, language), ("LibreOffice", "en"), (after, language)]
+    assert phonemes(text, language) == " ".join(phonemes(*part) for part in parts)
+    assert phonemes("OK!", language).endswith("kˈA!")
+
+
+def test_what_cannot_be_pronounced_is_named() -> None:
+    with pytest.raises(TextError, match="日本"):
+        phonemes("日本 사람", "ko")
 
 
 def test_a_language_that_cannot_be_spoken_is_named() -> None:

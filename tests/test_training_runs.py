@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+from conftest import QUICK_COMPILATION
 
 from voxtral_jax.errors import CheckpointError, ConfigError, TrainingError
 from voxtral_jax.training import stages
@@ -54,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(config: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     """`python train.py codec` on one CPU device."""
-    plain = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    plain = os.environ | {"XLA_FLAGS": QUICK_COMPILATION}
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", "codec", "--config", config, *overrides],
         env=plain | {"XDG_CACHE_HOME": str(config.parent / "cache")} | environment,

@@ -26,6 +26,9 @@ ESPEAK = {"en": "en-us", "fr": "fr-fr", "de": "de", "es": "es", "it": "it", "pt"
 KEPT = 2**17
 """Texts whose pronunciation is remembered: training reads them again in every epoch."""
 SPACES = re.compile(r"\s+")
+LATIN = re.compile(r"([A-Za-z](?:[A-Za-z0-9 .'’-]*[A-Za-z0-9])?)")
+"""Words of Latin letters, with what stands between them."""
+BEFORE_MARKS = re.compile(r" +(?=[,.!?;:…)”])")
 
 
 @cache
@@ -45,13 +48,26 @@ def _pronunciation(language: str) -> Callable[[str], str]:
 
         jieba.setLogLevel(logging.ERROR)
         mandarin = ZHG2P()
-        return lambda text: mandarin(text)[0]
+        return lambda text: _with_english(text, lambda part: mandarin(part)[0])
     if language == "ja":
         return _japanese
     from kokorog2p.ko import KoreanG2P
 
+    from voxtral_jax.text.korean import in_words
+
     korean = KoreanG2P()
-    return lambda text: korean.phonemize(text)
+    return lambda text: _with_english(text, lambda part: korean.phonemize(in_words(part)))
+
+
+def _with_english(text: str, pronounce: Callable[[str], str]) -> str:
+    """Latin words within another script are read as English ones."""
+    english = _pronunciation("en")
+    parts = [
+        english(part) if i % 2 else pronounce(part)
+        for i, part in enumerate(LATIN.split(text))
+        if part.strip()
+    ]
+    return BEFORE_MARKS.sub("", " ".join(parts))
 
 
 def _japanese(text: str) -> str:
@@ -94,7 +110,7 @@ def phonemes(text: str, language: str) -> str:
             f'pronouncing "{language}" needs a package that is missing ({error}); '
             "pip install voxtral-jax once more, with what it depends on"
         ) from error
-    except ValueError as error:  # letters of another script, in Korean
+    except ValueError as error:  # Chinese characters, say, in Korean
         raise TextError(f'"{text[:40]}" cannot be pronounced in "{language}": {error}') from error
     spelled = spelled.replace("g", "ɡ")
     # NFC joins a vowel and its tilde; the symbols keep them apart.
