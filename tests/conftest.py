@@ -3,13 +3,10 @@
 import os
 from pathlib import Path
 
-# Tests run each program a few times, so quick compilation beats quick code.
-QUICK_COMPILATION = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+from compiling import QUICK
+
 # Before jax is imported anywhere: devices and precision cannot change afterwards.
-os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK_COMPILATION}")
+os.environ.setdefault("XLA_FLAGS", f"--xla_force_host_platform_device_count=8 {QUICK}")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import jax

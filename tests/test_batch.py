@@ -18,6 +18,7 @@ import soundfile
 from voxtral_jax import make_voice, synthesize
 from voxtral_jax.cli import voxtral
 from voxtral_jax.errors import JobError
+from voxtral_jax.serving.batch.interruption import terminated_as_interrupted
 from voxtral_jax.serving.batch.jobs import Job
 from voxtral_jax.serving.batch.output import left_to_do, taken
 from voxtral_jax.serving.batch.reading import read_jobs
@@ -392,7 +393,7 @@ def test_a_run_goes_on_wherever_it_was_stopped(capfd, lines, tmp_path: Path, ref
     out, jobs = tmp_path / "out", write(tmp_path / "jobs.jsonl", *lines)
     command = (jobs, "--out", out, "--resume", "--model", reference, "--slots", 2)
     before: dict[str, tuple[int, bytes]] = {}
-    for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGKILL, signal.SIGINT):
         process = subprocess.Popen(
             # A background job inherits that SIGINT is ignored, and so would what it starts.
             ["env", "--default-signal=INT", *COMMAND, *map(str, command)],
@@ -427,6 +428,13 @@ def test_a_run_goes_on_wherever_it_was_stopped(capfd, lines, tmp_path: Path, ref
     assert sorted(after) == sorted(line["file"] for line in results(out))
     for line in results(out):
         assert soundfile.info(out / line["file"]).duration == pytest.approx(line["seconds"])
+
+
+def test_a_scheduler_that_ends_a_run_is_a_ctrl_c() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt), terminated_as_interrupted():
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def done_in(out: Path) -> set[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
-from conftest import QUICK_COMPILATION
+from compiling import QUICK
 
 from voxtral_jax.errors import CheckpointError, ConfigError, TrainingError
 from voxtral_jax.training import stages
@@ -55,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start(config: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     """`python train.py codec` on one CPU device."""
-    plain = os.environ | {"XLA_FLAGS": QUICK_COMPILATION}
+    plain = os.environ | {"XLA_FLAGS": QUICK}
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", "codec", "--config", config, *overrides],
         env=plain | {"XDG_CACHE_HOME": str(config.parent / "cache")} | environment,

@@ -11,7 +11,10 @@ COUNTED = re.compile(
 """A number before what is counted in Korean words; all others are read the Chinese way."""
 MONEY = re.compile(rf"([$€₩¥£])\s?({NUMBER.pattern})")
 CURRENCIES = {"$": "달러", "€": "유로", "₩": "원", "¥": "엔", "£": "파운드"}
-SIGNS = {"%": " 퍼센트", "℃": "도", "℉": "도", "°": "도", "&": " 앤드 ", "+": " 더하기 ", "=": " 는 "}
+SIGNS = {
+    **{"%": " 퍼센트", "&": " 앤드 ", "+": " 더하기 ", "=": " 는 "},
+    **dict.fromkeys("℃℉°", "도"),
+}
 LONGEST = 16
 """Digits of a number; longer ones are read digit by digit."""
 SHORTENED = {"첫": "한", "스물": "스무"}

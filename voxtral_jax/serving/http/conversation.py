@@ -246,7 +246,7 @@ async def _stop(*tasks: asyncio.Task[Any]) -> None:
     """Cancels tasks and waits until they are over, however they end."""
     for task in tasks:
         task.cancel()
-    # Not `gather`: cancelled while it waits, it would tell of its tasks' cancellation as of its own.
+    # Not `gather`: cancelled meanwhile, it would pass its tasks' cancellation on as its own.
     await asyncio.wait(tasks)
     for task in tasks:
         if not task.cancelled():
