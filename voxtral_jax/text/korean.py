@@ -13,7 +13,7 @@ MONEY = re.compile(rf"([$€₩¥£])\s?({NUMBER.pattern})")
 CURRENCIES = {"$": "달러", "€": "유로", "₩": "원", "¥": "엔", "£": "파운드"}
 SIGNS = {
     **{"%": " 퍼센트", "&": " 앤드 ", "+": " 더하기 ", "=": " 는 "},
-    **dict.fromkeys("℃℉°", "도"),
+    **dict.fromkeys(("°C", "°F", "℃", "℉", "°"), "도"),
 }
 LONGEST = 16
 """Digits of a number; longer ones are read digit by digit."""

@@ -26,7 +26,7 @@ ESPEAK = {"en": "en-us", "fr": "fr-fr", "de": "de", "es": "es", "it": "it", "pt"
 KEPT = 2**17
 """Texts whose pronunciation is remembered: training reads them again in every epoch."""
 SPACES = re.compile(r"\s+")
-LATIN = re.compile(r"([A-Za-z](?:[A-Za-z0-9 .'’-]*[A-Za-z0-9])?)")
+LATIN = re.compile(r"((?<!°)[A-Za-z](?:[A-Za-z0-9 .'’-]*[A-Za-z0-9])?)")
 """Words of Latin letters, with what stands between them."""
 BEFORE_MARKS = re.compile(r" +(?=[,.!?;:…)”])")
 
