@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from num2words import num2words
+
 NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?")
 COUNTED = re.compile(
     r"(?<![\d.,])\d{1,2}(?=\s?(?:개(?!월|국)|명|시|살|마리|권|달(?!러)|사람|가지|군데|그루|켤레|채|척|벌))"
@@ -38,8 +40,6 @@ def in_words(text: str) -> str:
 
 
 def _chinese(number: str) -> str:
-    from num2words import num2words
-
     whole, _, decimals = number.partition(".")
     if len(whole) > LONGEST or (len(whole) > 1 and whole[0] == "0"):  # a telephone's, say
         words = _digits(whole).replace("영", "공")
@@ -49,14 +49,10 @@ def _chinese(number: str) -> str:
 
 
 def _digits(number: str) -> str:
-    from num2words import num2words
-
     return "".join(num2words(int(digit), lang="ko") for digit in number)
 
 
 def _native(number: int) -> str:
-    from num2words import num2words
-
     if number == 0:
         return "영"
     word = str(num2words(number, lang="ko", to="ordinal")).removesuffix(" 번째")
