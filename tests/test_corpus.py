@@ -17,7 +17,7 @@ CORPUS = Path(__file__).parents[1] / "scripts" / "corpus"
 sys.path.insert(0, str(CORPUS))
 
 import understood  # noqa: E402
-from plan import make_plan, share  # noqa: E402
+from plan import beyond, make_plan, share  # noqa: E402
 from presets import ORIGINS, Candidate, Take, describe, gender_letter, pick, teacher_of  # noqa: E402
 from texts import is_prose, split_of  # noqa: E402
 from voices import FAST_VOICES, fast_speakers, make_speakers  # noqa: E402
@@ -68,6 +68,18 @@ def test_workers_share_one_plan(texts: Path) -> None:
     assert sorted(e.name for e in shares) == sorted(e.name for e in lines)
     done = {lines[0].name}
     assert [e.name for e in share(lines, 0, 1, done)] == [e.name for e in lines[1:]]
+
+
+def test_a_longer_plan_begins_as_the_shorter_and_goes_beyond_it(texts: Path) -> None:
+    speakers = make_speakers(VOICES)
+    first, longer = (
+        [line for line in make_plan(texts, speakers, hours, 0) if line.split == "train"]
+        for hours in ({"en": 0.04, "ko": 0.02}, {"en": 0.08, "ko": 0.06})
+    )
+    more = beyond(longer, {(line.speaker.name, line.text) for line in first})
+    assert len(more) > len(first) / 2
+    assert {line.name for line in [*first, *more]} == {line.name for line in longer}
+    assert not {line.name for line in first} & {line.name for line in more}
 
 
 def test_speakers_are_many_and_none_twice() -> None:

@@ -71,6 +71,15 @@ def make_plan(
     return [line for _, line in sorted(placed, key=lambda e: (e[1].split == "train", e[0]))]
 
 
+def beyond(lines: list[Line], known: set[tuple[str, str]]) -> list[Line]:
+    """Lines of training whose speaker is not known to have spoken that sentence."""
+    return [
+        line
+        for line in lines
+        if line.split == "train" and (line.speaker.name, line.text) not in known
+    ]
+
+
 def share(lines: list[Line], worker: int, workers: int, done: set[str]) -> Iterator[Line]:
     """What one worker has left to do."""
     return (line for line in lines[worker::workers] if line.name not in done)

@@ -6,8 +6,9 @@
 
 Which sentence is spoken by whom, and how fast, follows from the seed and the sentence's place
 alone: workers share the work by number, and the same command goes on where it was stopped. Each
-recording has a line in `audio/lines-*.jsonl`. Needs the
-packages in `scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js`.
+recording has a line in `audio/lines-*.jsonl`. `--beyond data/nano/codes/train` speaks what is not
+in those shards yet, with the seed of before and more hours. Needs the packages in
+`scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ import soundfile
 import typer
 from joe import Joe
 from pico import Pico
-from plan import make_plan, share
+from plan import beyond, make_plan, share
 from rich.progress import track
 from teacher import RATE, Kokoro, Played, Sound
 from voices import fast_speakers, load_voices, make_speakers
 
-from voxtral_jax.errors import TextError
+from voxtral_jax.errors import DataError, TextError
 from voxtral_jax.files import append_line, read_lines
 
 
@@ -54,6 +55,20 @@ def spoken_before(out: Path) -> set[str]:
     return {line["audio"].removesuffix(".flac") for file in files for line in read_lines(file)}
 
 
+def sentences_of(folder: Path) -> set[tuple[str, str]]:
+    """Speakers and sentences in a folder of shards, of audio or of codes."""
+    found = {
+        (line["speaker"], text)
+        for file in folder.glob("*.jsonl")
+        for line in read_lines(file)
+        if "speaker" in line
+        for text in line["texts"]
+    }
+    if not found:
+        raise DataError(f"{folder} has no shards of speech to go beyond")
+    return found
+
+
 def main(
     texts: Annotated[Path, typer.Argument(help="sentences, from texts.py")],
     out: Annotated[Path, typer.Argument(help="folder for recordings and their lines")],
@@ -65,6 +80,10 @@ def main(
     worker: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option()] = 0,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option("--beyond", exists=True, help="shards that hold what is known already"),
+    ] = None,
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""
     wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
@@ -75,6 +94,8 @@ def main(
     else:
         speaking, speakers = Played(FAST[teacher]()), fast_speakers(teacher)
     lines = make_plan(texts, speakers, wanted, seed)
+    if known:
+        lines = beyond(lines, set().union(*map(sentences_of, known)))
     out.mkdir(parents=True, exist_ok=True)
     listing = out / f"lines-{teacher}-{worker}-of-{workers}.jsonl"
     left = list(share(lines, worker, workers, spoken_before(out)))
