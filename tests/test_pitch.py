@@ -247,3 +247,5 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
         run("tokenize", tokens | {"speeds": [1.0, 1.1]})
     with pytest.raises(ConfigError, match="was taught envelopes"):
         run("tokenize", tokens | {"codec": "voxtral_jax/assets/nano"})
+    with pytest.raises(ConfigError, match="set exact=true"):
+        run("tokenize", tokens | {"components": "any.safetensors", "exact": False})

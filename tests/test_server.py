@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from voxtral_jax.serving.http.app import create_app  # noqa: E402
-from voxtral_jax.serving.http.conversation import PATH, Sentences  # noqa: E402
+from voxtral_jax.serving.http.conversation import PATH, SERVICE_RESTART, Sentences  # noqa: E402
 from voxtral_jax.serving.http.encoding import CODINGS  # noqa: E402
 from voxtral_jax.serving.http.settings import ServerSettings  # noqa: E402
 
@@ -344,6 +345,31 @@ def test_mistakes_do_not_end_a_conversation(client) -> None:
         assert socket.receive_json()["error"]["code"] == "too_much_text"
         socket.send_json({"type": "end"})
         assert socket.receive_json() == {"type": "done"}
+
+
+def test_what_is_being_cut_when_the_server_ends_is_spoken(engine: Engine, monkeypatch) -> None:
+    begun, go_on, push = threading.Event(), threading.Event(), Sentences.push
+
+    def slowly(sentences: Sentences, text: str) -> list[str]:
+        begun.set()
+        assert go_on.wait(60)
+        return push(sentences, text)
+
+    monkeypatch.setattr(Sentences, "push", slowly)
+    app = create_app(engine)
+    with TestClient(app).websocket_connect(PATH) as socket:
+        assert socket.receive_json()["type"] == "ready"
+        socket.send_json({"type": "options", **SHORT})
+        socket.send_json({"type": "text", "text": "Hello there. And"})
+        assert begun.wait(60)
+        (conversation,) = app.state.service.conversations
+        socket.portal.call(conversation.finish)
+        socket.portal.call(asyncio.sleep, 0.1)  # it is told now, and waits
+        go_on.set()
+        assert socket.receive_json()["text"] == "Hello there."
+        while (message := socket.receive())["type"] != "websocket.close":
+            pass
+        assert message["code"] == SERVICE_RESTART
 
 
 def test_leaving_a_conversation_frees_its_slot(client, engine: Engine) -> None:

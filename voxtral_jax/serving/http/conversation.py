@@ -103,6 +103,7 @@ class Conversation:
         self._queued = 0
         self._number = 0
         self._finishing = asyncio.Event()
+        self._cutting = asyncio.Lock()
 
     def finish(self) -> None:
         """Speaks the sentences that are complete, takes nothing more, and closes."""
@@ -136,7 +137,8 @@ class Conversation:
                 ended |= order == "end"
                 closing = ended or finishing.done()
                 if closing:
-                    self._queue.put_nowait(None)
+                    async with self._cutting:  # what is being cut comes before the end
+                        self._queue.put_nowait(None)
             if ended:
                 await self._tell("done")
                 await self._socket.close()
@@ -183,9 +185,10 @@ class Conversation:
             raise Refusal(429, "too_much_text", message, "text")
 
     async def _enqueue(self, cut: Any, *text: str) -> None:
-        for sentence in await self._service.in_thread(cut, *text):
-            self._queued += len(sentence)
-            self._queue.put_nowait(sentence)
+        async with self._cutting:
+            for sentence in await self._service.in_thread(cut, *text):
+                self._queued += len(sentence)
+                self._queue.put_nowait(sentence)
 
     def _forget(self) -> None:
         self._sentences.rest = ""

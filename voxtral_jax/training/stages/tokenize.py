@@ -100,7 +100,7 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     """
     config = source_config(settings.codec)
     codec = encoder_of(settings.codec, config)
-    components = _components(settings, config.codec) if settings.exact else None
+    components = _components(settings, config.codec)
     manifest = read_manifest(settings.manifest, need_text=True, most_broken=settings.most_broken)
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
@@ -144,8 +144,12 @@ def encoder_of(path: str, config: VoxtralConfig) -> Params:
     return fold(params, config.codec)
 
 
-def _components(settings: TokenizeSettings, config: CodecConfig) -> Params:
-    """What the acoustic latents of the codec were taught."""
+def _components(settings: TokenizeSettings, config: CodecConfig) -> Params | None:
+    """What the acoustic latents of the codec were taught, for codes that are to be exact."""
+    if not settings.exact:
+        if settings.components is not None:
+            raise ConfigError("components are of exact codes: set exact=true, or leave them out")
+        return None
     if settings.speeds != (1.0,):
         raise ConfigError("exact codes are of recordings as they are: leave speeds at [1.0]")
     if settings.components is not None:
