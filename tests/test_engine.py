@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
 import pytest
+from serving import until
 
 import voxtral_jax as vx
 from voxtral_jax import Model, Speech
@@ -142,6 +145,14 @@ def test_a_cancelled_talk_leaves_its_slot_to_others(engine: Engine, model: Model
     assert not talks[0].over
     for talk in talks:
         talk.cancel()
+
+
+def test_nothing_is_kept_of_talks_that_are_over(engine: Engine) -> None:
+    talks = [engine.speak(TEXTS[6], seed=seed) for seed in range(3)]
+    assert "stop" in {talk.result().finish_reason for talk in talks}
+    kept = [weakref.ref(talk) for talk in talks]
+    talks.clear()
+    until(lambda: gc.collect() >= 0 and not any(talk() for talk in kept), seconds=5, every=0.1)
 
 
 def test_a_full_queue_refuses_more_and_cancelled_ones_make_room(engine: Engine) -> None:

@@ -215,6 +215,7 @@ class Scheduler(Generic[Who]):
     def cancel(self, who: Who) -> None:
         """Frees the slots of `who`; its chunks under way are dropped."""
         self._running = [one if one and one.who != who else None for one in self._running]
+        self._forget_if_idle()
 
     def step(self, count: int) -> list[tuple[Who, Chunk]]:
         """Asks for the next frames, and hands out those asked for before.
@@ -229,7 +230,13 @@ class Scheduler(Generic[Who]):
         chunks: list[tuple[Who, Chunk]] = []
         while len(self._under_way) > dispatched:
             chunks += self._take(*self._under_way.popleft())
+        self._forget_if_idle()
         return chunks
+
+    def _forget_if_idle(self) -> None:
+        # Frames asked for before the last line ended: they would keep it until the next one comes.
+        if not self.busy:
+            self._under_way.clear()
 
     def _dispatch(self, count: int) -> int:
         """Starts the next frames of every line that has some left, one program for a sampler."""
