@@ -16,8 +16,6 @@ import soundfile
 
 from voxtral_jax.serving.engine import Engine, EngineSettings
 
-uvicorn = pytest.importorskip("uvicorn", reason="needs voxtral-jax[serve]")
-
 SETTINGS = EngineSettings(
     slots=8, chunk_frames=(2,), most_waiting=64, longest_prompt=192, longest_part=40.0
 )
@@ -42,6 +40,7 @@ def idle(engine: Engine) -> bool:
 @contextmanager
 def live(app: Any) -> Iterator[tuple[str, Any]]:
     """The app behind a real server: its address, and the server."""
+    uvicorn = pytest.importorskip("uvicorn", reason="needs voxtral-jax[serve]")
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         server = uvicorn.Server(

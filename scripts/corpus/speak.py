@@ -28,8 +28,9 @@ from rich.progress import track
 from teacher import RATE, Kokoro, Played, Sound
 from voices import fast_speakers, load_voices, make_speakers
 
-from voxtral_jax.errors import DataError, TextError
+from voxtral_jax.errors import TextError
 from voxtral_jax.files import append_line, read_lines
+from voxtral_jax.training.data.shards import CodeSource
 
 
 class Teacher(StrEnum):
@@ -56,17 +57,8 @@ def spoken_before(out: Path) -> set[str]:
 
 
 def sentences_of(folder: Path) -> set[tuple[str, str]]:
-    """Speakers and sentences in a folder of shards, of audio or of codes."""
-    found = {
-        (line["speaker"], text)
-        for file in folder.glob("*.jsonl")
-        for line in read_lines(file)
-        if "speaker" in line
-        for text in line["texts"]
-    }
-    if not found:
-        raise DataError(f"{folder} has no shards of speech to go beyond")
-    return found
+    """Speakers and sentences in a folder of shards of codes."""
+    return {(one.speaker, text) for one in CodeSource(folder).entries for text in one.texts}
 
 
 def main(
@@ -82,7 +74,7 @@ def main(
     seed: Annotated[int, typer.Option()] = 0,
     known: Annotated[
         list[Path] | None,
-        typer.Option("--beyond", exists=True, help="shards that hold what is known already"),
+        typer.Option("--beyond", exists=True, help="shards of codes that are there already"),
     ] = None,
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""

@@ -61,13 +61,14 @@ def _pronunciation(language: str) -> Callable[[str], str]:
 
 def _with_english(text: str, pronounce: Callable[[str], str]) -> str:
     """Latin words within another script are read as English ones."""
+    parts = LATIN.split(text)
+    if len(parts) == 1:
+        return pronounce(text)
     english = _pronunciation("en")
-    parts = [
-        english(part) if i % 2 else pronounce(part)
-        for i, part in enumerate(LATIN.split(text))
-        if part.strip()
+    spelled = [
+        english(part) if i % 2 else pronounce(part) for i, part in enumerate(parts) if part.strip()
     ]
-    return BEFORE_MARKS.sub("", " ".join(parts))
+    return BEFORE_MARKS.sub("", " ".join(spelled))
 
 
 def _japanese(text: str) -> str:
