@@ -1,4 +1,4 @@
-"""A codec that goes on and keeps its semantic codes, so that a speech model keeps knowing them."""
+"""A codec that goes on and keeps its codes, so that a speech model keeps knowing them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import pytest
 from small import codec_table, random_weights, small_config, write_recordings
 
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
-from voxtral_jax.codec import encoder_names
+from voxtral_jax.codec import decoder_names, encoder_names
 from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.parameters import Params, init_params, leaves
 from voxtral_jax.training.codec import CodecLosses, CodecTraining, codec_gradients
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.distillation import Nothing
+from voxtral_jax.training.data.manifest import Utterance
+from voxtral_jax.training.discriminator import Discriminators
+from voxtral_jax.training.distillation import Characters, Nothing
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
@@ -71,14 +73,43 @@ def test_codes_and_codebook_stay_and_latents_are_drawn_back() -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_decoder_learns_alone_from_discriminators() -> None:
+    training = CodecTraining(
+        config=CONFIG.codec,
+        losses=CodecLosses(adversarial=0.1, stft_windows=(126,)),
+        quantizer=QuantizerSettings(),
+        discriminators=Discriminators(4, (76,), "frames"),
+        distillation=Characters(frame_samples=FRAME, crop_frames=3),
+        decoder_only=True,
+    )
+    params, frozen = split(random_weights(training), training.trained)
+    assert set(params) == {"codec", "critic"}
+    assert params["codec"].keys() == decoder_names(CONFIG.codec)
+    assert frozen["codec"].keys() == {*encoder_names(CONFIG.codec), "quantizer"}
+    audio = 0.1 * np.random.default_rng(0).standard_normal((2, 3 * FRAME)).astype("f4")
+    said = Utterance(key="a", audio="a", texts=("ab",), language="en", speaker="s")
+    teacher = training.distillation.targets(said, 0, 3 * FRAME, True)
+    targets = {name: np.stack([x, x]) for name, x in teacher.items()}
+    batch = CropBatch(audio, np.full(2, 3 * FRAME, np.int32), np.arange(2), targets)
+    step = jax.jit(partial(codec_gradients, training, "all", step=jnp.int32(0)))
+    made = step(params, frozen, batch, jax.random.key(1))
+    assert all(np.any(leaf) for _, leaf in leaves(made.params))
+    for (_, ours), (_, theirs) in zip(leaves(made.frozen), leaves(frozen), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_anchor_is_the_encoder_that_the_run_starts_from(tmp_path: Path) -> None:
     CONFIG.save(tmp_path / "params.json")
     table: dict[str, Any] = codec_table(
         tmp_path / "params.json", write_recordings(tmp_path / "audio"), tmp_path / "run", 1
     )
+    for name, keeps in (
+        ("decoder_only", {"decoder_only": True}),
+        ("quantizer.anchored", {"quantizer": {"anchored": True}}),
+    ):
+        with pytest.raises(ConfigError, match=f"{name} keeps the codes of `start`"):
+            codec_task(build_settings(CodecSettings, table | keeps, "a test"))
     table["quantizer"] = {"anchored": True}
-    with pytest.raises(ConfigError, match="keeps the codes of `start`"):
-        codec_task(build_settings(CodecSettings, table, "a test"))
 
     params = nn.meta.unbox(init_params(CONFIG, jax.random.key(3)))
     encoder = encoder_names(CONFIG.codec)

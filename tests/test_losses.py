@@ -34,7 +34,7 @@ from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.layout import fill_row, lay_out, stack_rows
 from voxtral_jax.training.data.manifest import Utterance
 from voxtral_jax.training.data.targets import TargetSource, TargetWriter
-from voxtral_jax.training.discriminator import Discriminators, judge_both
+from voxtral_jax.training.discriminator import Discriminators, Kind, judge_both
 from voxtral_jax.training.distillation import (
     STEPS_PER_FRAME,
     SYMBOLS,
@@ -132,8 +132,9 @@ def test_what_has_no_weight_changes_nothing() -> None:
     assert losses.weighted_mean(values, 0 * weights) == 0
 
 
-def test_discriminators_judge_real_and_fake_alike() -> None:
-    discriminators = Discriminators(2, (126, 76))
+@pytest.mark.parametrize("kind", ["bins", "frames"])
+def test_discriminators_judge_real_and_fake_alike(kind: Kind) -> None:
+    discriminators = Discriminators(2, (126, 76), kind)
     real, fake = noise(2, 600), noise(2, 600, seed=1)
     params = jax.jit(discriminators.init)(jax.random.key(0), real)["params"]
     ours, theirs = judge_both(discriminators, params, real, fake)
@@ -152,6 +153,8 @@ def test_discriminators_judge_real_and_fake_alike() -> None:
         for (_, a), (_, b) in zip(*alone, strict=True)
     ]
     assert losses.hinge(ours, theirs) == pytest.approx(np.mean(scores), rel=1e-4)
+    fooled = [-np.asarray(scores).mean() for _, scores in alone[1]]
+    assert losses.adversarial(theirs) == pytest.approx(np.mean(fooled), rel=1e-4)
 
 
 def test_commitment_pulls_latents_and_not_entries() -> None:
@@ -338,7 +341,7 @@ def test_the_codebook_moves_the_same_on_a_mesh() -> None:
 def codec_world() -> tuple[CodecTraining, dict, dict, CropBatch]:
     training = CodecTraining(
         config=CONFIG.codec,
-        losses=CodecLosses(stft_windows=(126,)),
+        losses=CodecLosses(stft_windows=(126,), adversarial=0.5),
         quantizer=QuantizerSettings(),
         discriminators=Discriminators(2, (76,)),
         distillation=Nothing(),
@@ -371,7 +374,7 @@ def test_one_step_has_the_gradients_of_all_losses() -> None:
     distances = ((semantic[:, :, None] - codebook_of(frozen).table) ** 2).sum(-1)
     np.testing.assert_array_equal(made.quantized.codes, distances.argmin(-1))
     hinge = jax.jit(
-        jax.grad(lambda critic: critic_losses(training, critic, made.real, made.fake)[1])
+        jax.grad(lambda critic: critic_losses(training, critic, made.real, made.fake)[0][1])
     )
     for ours, theirs in zip(
         jax.tree.leaves(found.params["critic"]),

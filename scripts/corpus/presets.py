@@ -46,9 +46,9 @@ OTHERS = 1
 """In the languages not named above."""
 TAKES = 4
 """Recordings that are measured of a speaker."""
-CANDIDATES = 4
+CANDIDATES = 6
 """Speakers of a teacher and gender that are measured in a language."""
-SENTENCES, SPOKEN = 5, (2.0, 6.5)
+SENTENCES, SPOKEN = 10, (2.0, 6.5)
 """Sentences that a model speaks in each voice, and about how many seconds they take."""
 WORDS = (("deep", "high"), ("warm", "bright"), ("calm", "brisk"))
 """Of low and high pitch, spectral centroid and pace."""

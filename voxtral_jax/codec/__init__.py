@@ -3,6 +3,7 @@
 from voxtral_jax.codec.model import (
     Codec,
     CodecStream,
+    decoder_names,
     decoder_places,
     encoder_names,
     encoder_places,
@@ -13,6 +14,7 @@ from voxtral_jax.codec.model import (
 __all__ = [
     "Codec",
     "CodecStream",
+    "decoder_names",
     "decoder_places",
     "encoder_names",
     "encoder_places",

@@ -85,6 +85,11 @@ def encoder_names(config: CodecConfig) -> set[str]:
     return {place.name for place in encoder_places(config)}
 
 
+def decoder_names(config: CodecConfig) -> set[str]:
+    """Names of the decoder's parts among the codec's weights."""
+    return {place.name for place in decoder_places(config)}
+
+
 def decoder_places(config: CodecConfig) -> list[Place]:
     """The decoder, in order."""
     c, rate = config, 1

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from voxtral_jax.codec.model import (
     Codec,
+    decoder_names,
     decoder_places,
     encoder_names,
     encoder_places,
@@ -54,7 +55,9 @@ class CodecLosses:
     """Weights of the losses; the defaults are the published recipe's.
 
     Attributes:
-        feature_matching: 0 leaves the discriminators out altogether.
+        feature_matching: of what the discriminators see in real and generated audio.
+        adversarial: of their scores of what is generated; none is published. Where both are 0 there
+            are no discriminators.
         distillation: of language into the semantic code.
         commitment: of latents to their codebook entries.
         reconstruction: of waveform and STFT magnitudes, times `reconstruction_decay ** step`.
@@ -66,6 +69,7 @@ class CodecLosses:
     """
 
     feature_matching: float = 1.0
+    adversarial: float = 0.0
     distillation: float = 1.0
     commitment: float = 0.1
     reconstruction: float = 1.0
@@ -83,9 +87,10 @@ class CodecTraining:
         config: of the codec.
         losses: their weights.
         quantizer: how it is trained.
-        discriminators: None where feature matching has no weight.
+        discriminators: None where their losses have no weight.
         distillation: the teacher.
         envelope: how the acoustic latents are taught.
+        decoder_only: whether encoder, codebook and heads stay as they are.
     """
 
     config: CodecConfig
@@ -94,6 +99,7 @@ class CodecTraining:
     discriminators: Discriminators | None
     distillation: Distillation
     envelope: EnvelopeSettings = EnvelopeSettings()
+    decoder_only: bool = False
 
     def init(self, key: jax.Array) -> Params:
         """Random weights, those of the codec boxed with their logical axes."""
@@ -114,9 +120,10 @@ class CodecTraining:
             params["critic"] = self.discriminators.init(critic, audio)["params"]
         return params
 
-    @staticmethod
-    def trained(path: Path) -> bool:
-        """Everything but the codebook, the components of envelopes and the anchor."""
+    def trained(self, path: Path) -> bool:
+        """Everything but the codebook, the components of envelopes and the anchor; or less."""
+        if self.decoder_only and path[0] != "critic":
+            return path[0] == "codec" and path[1] in decoder_names(self.config)
         return "semantic_codebook" not in path and path[0] not in ("envelope", "anchor")
 
 
@@ -261,11 +268,18 @@ def direct_losses(
 
 def critic_losses(
     training: CodecTraining, critic: Params, real: Array, fake: Array
-) -> tuple[Array, Array]:
-    """Feature matching (for the generator) and hinge loss (for the discriminators)."""
+) -> tuple[tuple[Array, Array], dict[str, Array]]:
+    """What the generator owes to the discriminators (weighed), their own loss; and each alone."""
     assert training.discriminators is not None
     ours, theirs = judge_both(training.discriminators, critic, real, fake)
-    return losses.feature_matching(ours, theirs), losses.hinge(ours, theirs)
+    weights, hinge = training.losses, losses.hinge(ours, theirs)
+    matching = losses.feature_matching(ours, theirs)
+    each = {"feature_matching": matching, "hinge": hinge}
+    owed = weights.feature_matching * matching
+    if weights.adversarial > 0:
+        each["adversarial"] = losses.adversarial(theirs)
+        owed += weights.adversarial * each["adversarial"]
+    return (owed, hinge), each
 
 
 def codec_loss(
@@ -286,12 +300,13 @@ def codec_loss(
         keep,
         frozen,
     )
-    total, metrics = direct_losses(training, params.get("heads", {}), batch, rebuilt, step)
+    heads = join(params, frozen).get("heads", {})
+    total, metrics = direct_losses(training, heads, batch, rebuilt, step)
     if training.discriminators is None:
         return total, metrics
     critic = jax.lax.stop_gradient(params["critic"])
-    matching, _ = critic_losses(training, critic, rebuilt.real, rebuilt.fake)
-    return total + training.losses.feature_matching * matching, metrics
+    (owed, _), _ = critic_losses(training, critic, rebuilt.real, rebuilt.fake)
+    return total + owed, metrics
 
 
 def _for_modes(key: jax.Array) -> jax.Array:
@@ -309,15 +324,16 @@ def codec_gradients(
 ) -> Gradients:
     """Gradients of generator and discriminators, and the codebook's next averages.
 
-    The discriminators run once: the gradient of feature matching is pulled back to the generated
-    audio, that of the hinge loss to their weights.
+    The discriminators run once: the gradient of what is owed to them is pulled back to the
+    generated audio, that of the hinge loss to their weights.
     """
     generator = {name: branch for name, branch in params.items() if name != "critic"}
 
     def make(generator: Params) -> tuple[tuple[Array, Array], tuple[Rebuilt, dict[str, Array]]]:
         codec = join({"codec": generator["codec"]}, frozen)["codec"]
         rebuilt = rebuild(training, codec, batch, _for_modes(key), keep, frozen)
-        total, metrics = direct_losses(training, generator.get("heads", {}), batch, rebuilt, step)
+        heads = join(generator, frozen).get("heads", {})
+        total, metrics = direct_losses(training, heads, batch, rebuilt, step)
         return (rebuilt.fake, total), (rebuilt, metrics)
 
     (fake, total), pull, (rebuilt, metrics) = jax.vjp(make, generator, has_aux=True)
@@ -326,17 +342,16 @@ def codec_gradients(
         loss = total
     else:
         judge = partial(critic_losses, training, real=rebuilt.real)
-        (matching, hinge), pull_critic = jax.vjp(
-            lambda critic, fake: judge(critic, fake=fake), params["critic"], fake
+        (owed, hinge), pull_critic, each = jax.vjp(
+            lambda critic, fake: judge(critic, fake=fake), params["critic"], fake, has_aux=True
         )
-        weight = jnp.float32(training.losses.feature_matching)
-        _, towards_real = pull_critic((weight, jnp.zeros_like(hinge)))
-        for_critic, _ = pull_critic((jnp.zeros_like(matching), jnp.ones_like(hinge)))
+        _, towards_real = pull_critic((jnp.ones_like(owed), jnp.zeros_like(hinge)))
+        for_critic, _ = pull_critic((jnp.zeros_like(owed), jnp.ones_like(hinge)))
         (found,) = pull((towards_real, jnp.ones_like(total)))
         found = found | {"critic": for_critic}
-        loss = total + weight * matching
-        metrics = metrics | {"feature_matching": matching, "hinge": hinge}
-    if training.quantizer.anchored:
+        loss = total + owed
+        metrics = metrics | each
+    if training.quantizer.anchored or training.decoder_only:
         return Gradients(found, frozen, loss, metrics)
     codebook, usage = update_codebook(
         codebook_of(frozen),

@@ -1,8 +1,8 @@
-"""Eight discriminators on complex spectra of different window sizes, for feature matching."""
+"""Discriminators on complex spectra of different window sizes."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
@@ -10,20 +10,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from voxtral_jax.nn.module import apply
-from voxtral_jax.training.spectrum import stft
+from voxtral_jax.training.spectrum import compressed, stft
 
 WINDOWS = (2296, 1418, 876, 542, 334, 206, 126, 76)
 """FFT sizes in samples (published)."""
 TIME_DILATIONS = (1, 2, 4)
 """Of the convolutions that halve the frequency axis."""
+FRAME_KERNELS = (5, 5, 5)
+"""Frames that each layer of a `FrameDiscriminator` sees."""
 LEAK = 0.2
 
 Judgement: TypeAlias = tuple[list[Array], Array]
-"""Features of each layer, and scores `[B, frames, bins]`."""
+"""Features of each layer, and scores `[B, frames, bins]`, or `[B, frames]`."""
+Kind: TypeAlias = Literal["bins", "frames"]
+"""What is judged: each bin (as published), or each frame as a whole, which a CPU does 20 times as
+fast."""
 
 
 class SpectrumDiscriminator(nn.Module):
-    """2-D convolutions over time and frequency of one complex STFT.
+    """2-D convolutions over time and frequency of one complex STFT (published).
 
     Attributes:
         window: FFT size.
@@ -49,18 +54,36 @@ class SpectrumDiscriminator(nn.Module):
         return features, nn.WeightNorm(nn.Conv(1, (3, 3)))(y)[..., 0]
 
 
+class FrameDiscriminator(nn.Module):
+    """1-D convolutions over the frames of one compressed STFT, whose bins are channels.
+
+    Not published. Its attributes are those of `SpectrumDiscriminator`.
+    """
+
+    window: int
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B S"]) -> Judgement:
+        y = jnp.concatenate(compressed(x, self.window), axis=-1)
+        features = []
+        for kernel in FRAME_KERNELS:
+            y = nn.leaky_relu(nn.WeightNorm(nn.Conv(self.channels, kernel))(y), LEAK)
+            features.append(y)
+        return features, nn.WeightNorm(nn.Conv(1, 3))(y)[..., 0]
+
+
 class Discriminators(nn.Module):
     """All of them, side by side."""
 
     channels: int
     windows: tuple[int, ...] = WINDOWS
+    kind: Kind = "bins"
 
     @nn.compact
     def __call__(self, x: Float[Array, "B S"]) -> list[Judgement]:
-        return [
-            SpectrumDiscriminator(window, self.channels, name=f"window_{window}")(x)
-            for window in self.windows
-        ]
+        judge = SpectrumDiscriminator if self.kind == "bins" else FrameDiscriminator
+        return [judge(window, self.channels, name=f"window_{window}")(x) for window in self.windows]
 
 
 def judge_both(

@@ -15,10 +15,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from voxtral_jax.training.discriminator import Judgement
-from voxtral_jax.training.spectrum import MEL_FLOOR, log_mel, magnitudes, stft
-
-COMPRESSION_FLOOR = MEL_FLOOR**2
-"""Power under which the root of a magnitude becomes a straight line."""
+from voxtral_jax.training.spectrum import compressed, log_mel, magnitudes
 
 
 def weighted_mean(values: Float[Array, "*axes"], weights: Float[Array, "*axes"]) -> Array:
@@ -90,16 +87,7 @@ def compressed_l1(
     sizes: Sequence[int],
     share: Float[Array, ""],
 ) -> Array:
-    """Mean distance of spectra, phase and all, with the square roots of their magnitudes.
-
-    Without the root the strongest harmonics would be all that counts. Arguments as in `stft_l1`.
-    """
-
-    def compressed(x: Array, size: int) -> Array:
-        spectrum = stft(x, size)
-        pair = jnp.stack([spectrum.real, spectrum.imag])
-        return pair * (jnp.sum(pair**2, axis=0) + COMPRESSION_FLOOR) ** -0.25
-
+    """Mean distance of `compressed` spectra, phase and all; arguments as in `stft_l1`."""
     return _spectral_l1(compressed, real, fake, sizes, share)
 
 
@@ -120,6 +108,11 @@ def hinge(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, 
         for (_, a), (_, b) in zip(real, fake, strict=True)
     ]
     return jnp.mean(jnp.stack(terms))
+
+
+def adversarial(fake: Sequence[Judgement]) -> Float[Array, ""]:
+    """Generator's loss: minus the scores of what it made, averaged over discriminators."""
+    return -jnp.mean(jnp.stack([jnp.mean(scores) for _, scores in fake]))
 
 
 def commitment(

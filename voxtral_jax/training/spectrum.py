@@ -13,6 +13,8 @@ OVERLAP = 4
 """Frames that cover each sample: the hop is a quarter of the window."""
 MEL_FLOOR = 1e-3
 """Magnitude under which bands count as silent: 60 dB under white noise of variance 1."""
+COMPRESSION_FLOOR = MEL_FLOOR**2
+"""Power under which the root of a magnitude becomes a straight line."""
 MOST_MELS = 80
 """Mel bands; narrow windows have fewer, one for each four bins."""
 
@@ -62,6 +64,18 @@ def magnitudes(
     power = spectrum.real**2 + spectrum.imag**2
     positive = power > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, power, 1.0)), 0.0)
+
+
+def compressed(
+    x: Float[Array, "B S"], size: int, hop: int | None = None
+) -> Float[Array, "2 B frames bins"]:
+    """Real and imaginary parts of `stft` with the square roots of its magnitudes.
+
+    Without the root the strongest harmonics would be all that counts.
+    """
+    spectrum = stft(x, size, hop)
+    pair = jnp.stack([spectrum.real, spectrum.imag])
+    return pair * (jnp.sum(pair**2, axis=0) + COMPRESSION_FLOOR) ** -0.25
 
 
 def log_mel(

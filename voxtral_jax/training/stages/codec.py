@@ -32,7 +32,7 @@ from voxtral_jax.training.codec import (
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.crops import crop_batches, validation_crops
 from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
-from voxtral_jax.training.discriminator import WINDOWS, Discriminators
+from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
 from voxtral_jax.training.envelope import EnvelopeSettings, find_components, read_components
@@ -88,8 +88,9 @@ class CropSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings:
-    """The discriminators: their width, their FFT sizes in samples, and their optimizer."""
+    """The discriminators: their kind, width, FFT sizes in samples, and their optimizer."""
 
+    kind: Kind = "bins"
     channels: Count = 32
     windows: tuple[Count, ...] = WINDOWS
     optimizer: OptimizerSettings = OptimizerSettings(
@@ -118,10 +119,13 @@ class CodecSettings:
     Attributes:
         params: `params.json` with the sizes, or a directory that has one.
         start: model or run whose codec to start from.
+        decoder_only: encoder and codebook stay those of `start`, so that its codes keep what they
+            mean.
     """
 
     params: str
     start: str | None = None
+    decoder_only: bool = False
     run: RunSettings
     data: CropSettings
     optimizer: OptimizerSettings
@@ -148,7 +152,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     config = source_config(settings.params)
     codec, data = config.codec, settings.data
     crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
-    distillation = settings.distillation
+    distillation, critics = settings.distillation, settings.discriminators
     envelope_latents = codec.acoustic_dim - (LATENTS if settings.envelope.pitch > 0 else 0)
     if envelope_latents < 1:
         raise ConfigError(
@@ -156,8 +160,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             f"{codec.acoustic_dim}; leave it 0"
         )
 
-    if settings.quantizer.anchored and settings.start is None:
-        raise ConfigError("quantizer.anchored keeps the codes of `start`; name a model or a run")
+    for name, chosen in (
+        ("quantizer.anchored", settings.quantizer.anchored),
+        ("decoder_only", settings.decoder_only),
+    ):
+        if chosen and settings.start is None:
+            raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
 
     def read(path: str) -> Manifest:
         characters = distillation.kind == "characters"
@@ -169,8 +177,8 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         losses=settings.losses,
         quantizer=settings.quantizer,
         discriminators=(
-            Discriminators(settings.discriminators.channels, settings.discriminators.windows)
-            if settings.losses.feature_matching > 0
+            Discriminators(critics.channels, critics.windows, critics.kind)
+            if settings.losses.feature_matching > 0 or settings.losses.adversarial > 0
             else None
         ),
         distillation=make_distillation(
@@ -182,6 +190,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             read=read_data,
         ),
         envelope=settings.envelope,
+        decoder_only=settings.decoder_only,
     )
     unreadable = Unreadable(manifest, data.most_broken)
 
