@@ -23,8 +23,8 @@ LEAK = 0.2
 Judgement: TypeAlias = tuple[list[Array], Array]
 """Features of each layer, and scores `[B, frames, bins]`, or `[B, frames]`."""
 Kind: TypeAlias = Literal["bins", "frames"]
-"""What is judged: each bin (as published), or each frame as a whole, which a CPU does 20 times as
-fast."""
+"""What is judged: each bin (as published), or each frame as a whole, at a tenth of the cost on a
+CPU."""
 
 
 class SpectrumDiscriminator(nn.Module):
