@@ -46,15 +46,13 @@ OTHERS = 1
 """In the languages not named above."""
 TAKES = 4
 """Recordings that are measured of a speaker."""
-CANDIDATES = 6
-"""Speakers of a teacher and gender that are measured in a language."""
-SENTENCES, SPOKEN = 10, (2.0, 6.5)
-"""Sentences that a model speaks in each voice, and about how many seconds they take."""
+SPOKEN = (2.0, 6.5)
+"""About how many seconds the sentences take that a model speaks in each voice."""
 WORDS = (("deep", "high"), ("warm", "bright"), ("calm", "brisk"))
 """Of low and high pitch, spectral centroid and pace."""
 CLEAR = 0.5
 """A word is used beside the first if the voice is so many standard deviations from the mean."""
-NEARLY = 0.1
+NEARLY = 0.03
 """Share of errors by which a voice is nearly as clear as another."""
 GENDERS = {"f": "female", "m": "male"}
 PITCHES = (60.0, 420.0)
@@ -160,8 +158,13 @@ def measure(audio: Path, line: dict[str, Any]) -> Take:
     return Take(audio, line, np.array(sound))
 
 
-def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
-    """The speakers worth measuring, each teacher's own and those with most recordings first."""
+def candidates(lines: list[tuple[Path, dict[str, Any]]], count: int) -> list[Candidate]:
+    """The speakers worth measuring, each teacher's own and those with most recordings first.
+
+    Args:
+        lines: recordings of all.
+        count: of a teacher and gender in a language.
+    """
     found: dict[tuple[str, str], list[tuple[Path, dict[str, Any]]]] = {}
     for audio, line in lines:
         found.setdefault((line["language"], line["speaker"]), []).append((audio, line))
@@ -171,7 +174,7 @@ def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
     for language, speaker in ranked:
         group = language, gender_letter(speaker), teacher_of(speaker)
         counts[group] = counts.get(group, 0) + 1
-        if counts[group] <= CANDIDATES:
+        if counts[group] <= count:
             chosen.append((language, speaker))
     return [
         Candidate(*key, [measure(*one) for one in found[key][:TAKES]])
@@ -179,8 +182,8 @@ def candidates(lines: list[tuple[Path, dict[str, Any]]]) -> list[Candidate]:
     ]
 
 
-def sentences_of(manifest: str, languages: set[str]) -> dict[str, list[str]]:
-    """What a model is to speak in each language."""
+def sentences_of(manifest: str, languages: set[str], count: int) -> dict[str, list[str]]:
+    """What a model is to speak in each language, `count` sentences at most."""
     # Recordings without text may be among them.
     utterances = read_manifest(manifest, need_text=True, most_broken=1.0).utterances
     found = {
@@ -194,12 +197,13 @@ def sentences_of(manifest: str, languages: set[str]) -> dict[str, list[str]]:
     missing = sorted(language for language, texts in fit.items() if not texts)
     if missing:
         sys.exit(f"error: {manifest} has no sentences of {SPOKEN} s in {', '.join(missing)}")
-    return {language: texts[:SENTENCES] for language, texts in fit.items()}
+    return {language: texts[:count] for language, texts in fit.items()}
 
 
-def judged(every: list[Candidate], model: str, sentences: str, known: Path) -> list[Candidate]:
+def judged(
+    every: list[Candidate], model: str, texts: dict[str, list[str]], known: Path
+) -> list[Candidate]:
     """The candidates, with how well sentences are understood in their voices."""
-    texts = sentences_of(sentences, {one.language for one in every})
     speaker, errors = load_model(model), {}
     for language in sorted(texts):
         voices = {one.speaker: one.typical.audio for one in every if one.language == language}
@@ -310,6 +314,10 @@ def main(
     sentences: Annotated[
         str, typer.Option(help="a manifest, or shards, whose texts it speaks")
     ] = "data/nano/validation",
+    candidates_of_each: Annotated[
+        int, typer.Option("--candidates", min=1, help="of a teacher and gender in a language")
+    ] = 6,
+    heard: Annotated[int, typer.Option(min=1, help="sentences in each voice")] = 10,
 ) -> None:
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
     fit = fitting(manifest, split)
@@ -318,9 +326,10 @@ def main(
         span = f"{SECONDS[0]} to {SECONDS[1]} s"
         sys.exit(f"error: {manifest} has no recordings of {span} in the split {split!r}")
     out.mkdir(parents=True, exist_ok=True)
-    every = candidates(lines)
+    every = candidates(lines, candidates_of_each)
     if model is not None:
-        every = judged(every, model, sentences, out / HEARD)
+        texts = sentences_of(sentences, {one.language for one in every}, heard)
+        every = judged(every, model, texts, out / HEARD)
     picked = pick(every)
     entries = describe(picked, every)
     for one, entry in zip(picked, entries, strict=True):
