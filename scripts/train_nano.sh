@@ -27,6 +27,9 @@ validation="$runs/locked/validation/lines-*.jsonl"
 # shellcheck disable=SC2086
 $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
     data.manifest="$train" data.validation="$validation" ${CODEC:-}
+# shellcheck disable=SC2086
+$python train.py codec --config configs/nano/decoder.toml start="$runs/codec" run.out="$runs/decoder" \
+    data.manifest="$train" data.validation="$validation" ${DECODER:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
         manifest="$1" out="$runs/codes/$2" exact=true most_broken=1.0
@@ -38,4 +41,4 @@ $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech"
     codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
     ${SPEECH:-}
 $python train.py export --config configs/nano/export.toml speech="$runs/speech" \
-    codec="$runs/codec" out=voxtral_jax/assets/nano presets="$data/presets"
+    codec="$runs/decoder" out=voxtral_jax/assets/nano presets="$data/presets"
