@@ -121,7 +121,8 @@ class CodecTraining:
         return params
 
     def trained(self, path: Path) -> bool:
-        """Everything but the codebook, the components of envelopes and the anchor; or less."""
+        """Everything but the codebook, the components of envelopes and the anchor; or the decoder
+        and the discriminators alone."""
         if self.decoder_only and path[0] != "critic":
             return path[0] == "codec" and path[1] in decoder_names(self.config)
         return "semantic_codebook" not in path and path[0] not in ("envelope", "anchor")
@@ -292,16 +293,9 @@ def codec_loss(
     step: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """The generator's whole loss, for accounts of memory and for tests of `codec_gradients`."""
-    rebuilt = rebuild(
-        training,
-        join(params, frozen)["codec"],
-        batch,
-        _for_modes(key),
-        keep,
-        frozen,
-    )
-    heads = join(params, frozen).get("heads", {})
-    total, metrics = direct_losses(training, heads, batch, rebuilt, step)
+    whole = join(params, frozen)
+    rebuilt = rebuild(training, whole["codec"], batch, _for_modes(key), keep, frozen)
+    total, metrics = direct_losses(training, whole.get("heads", {}), batch, rebuilt, step)
     if training.discriminators is None:
         return total, metrics
     critic = jax.lax.stop_gradient(params["critic"])
@@ -330,10 +324,9 @@ def codec_gradients(
     generator = {name: branch for name, branch in params.items() if name != "critic"}
 
     def make(generator: Params) -> tuple[tuple[Array, Array], tuple[Rebuilt, dict[str, Array]]]:
-        codec = join({"codec": generator["codec"]}, frozen)["codec"]
-        rebuilt = rebuild(training, codec, batch, _for_modes(key), keep, frozen)
-        heads = join(generator, frozen).get("heads", {})
-        total, metrics = direct_losses(training, heads, batch, rebuilt, step)
+        whole = join(generator, frozen)
+        rebuilt = rebuild(training, whole["codec"], batch, _for_modes(key), keep, frozen)
+        total, metrics = direct_losses(training, whole.get("heads", {}), batch, rebuilt, step)
         return (rebuilt.fake, total), (rebuilt, metrics)
 
     (fake, total), pull, (rebuilt, metrics) = jax.vjp(make, generator, has_aux=True)

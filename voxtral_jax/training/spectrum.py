@@ -66,14 +66,12 @@ def magnitudes(
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, power, 1.0)), 0.0)
 
 
-def compressed(
-    x: Float[Array, "B S"], size: int, hop: int | None = None
-) -> Float[Array, "2 B frames bins"]:
+def compressed(x: Float[Array, "B S"], size: int) -> Float[Array, "2 B frames bins"]:
     """Real and imaginary parts of `stft` with the square roots of its magnitudes.
 
     Without the root the strongest harmonics would be all that counts.
     """
-    spectrum = stft(x, size, hop)
+    spectrum = stft(x, size)
     pair = jnp.stack([spectrum.real, spectrum.imag])
     return pair * (jnp.sum(pair**2, axis=0) + COMPRESSION_FLOOR) ** -0.25
 

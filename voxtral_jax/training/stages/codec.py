@@ -244,7 +244,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         inspect=unreadable.inspect,
         example=lambda: example_batch(training, data.batch_size, crop, manifest.has_goals),
         validate=_validation(settings, config) if data.validation and read_data else None,
-        critic=settings.discriminators.optimizer if training.discriminators else None,
+        critic=critics.optimizer if training.discriminators else None,
         about={"stage": "codec", "params": config.to_dict()},
         notes=manifest_notes(manifest) if read_data else (),
     )
