@@ -14,8 +14,8 @@ import soundfile
 from voxtral_jax import VoxtralConfig
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import stages
-from voxtral_jax.training.codec import CodecTraining
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter
+from voxtral_jax.training.recipe import CodecTraining
 from voxtral_jax.training.settings import build_settings
 
 RATE = 24_000

@@ -17,15 +17,18 @@ from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.codec import decoder_names, encoder_names
 from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.parameters import Params, init_params, leaves
-from voxtral_jax.training.codec import CodecLosses, CodecTraining, codec_gradients
+from voxtral_jax.training.codec import codec_gradients
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.manifest import Utterance
 from voxtral_jax.training.discriminator import Discriminators
 from voxtral_jax.training.distillation import Characters, Nothing
+from voxtral_jax.training.encoding import encoder_loss
+from voxtral_jax.training.envelope import EnvelopeSettings, find_components
 from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
-from voxtral_jax.training.state import split
+from voxtral_jax.training.state import gradients_of, split
 
 CONFIG = small_config()
 FRAME = CONFIG.codec.frame_samples
@@ -80,7 +83,7 @@ def test_the_decoder_learns_alone_from_discriminators() -> None:
         quantizer=QuantizerSettings(),
         discriminators=Discriminators(4, (76,), "frames"),
         distillation=Characters(frame_samples=FRAME, crop_frames=3),
-        decoder_only=True,
+        part="decoder",
     )
     params, frozen = split(random_weights(training), training.trained)
     assert set(params) == {"codec", "critic"}
@@ -98,17 +101,58 @@ def test_the_decoder_learns_alone_from_discriminators() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_the_encoder_learns_alone_and_keeps_its_codes() -> None:
+    training = CodecTraining(
+        config=CONFIG.codec,
+        losses=CodecLosses(commitment=1.0),
+        quantizer=QuantizerSettings(),
+        discriminators=None,
+        distillation=Nothing(),
+        envelope=EnvelopeSettings(weight=1.0, early=1.0),
+        part="encoder",
+    )
+    params, frozen = weights_of(training)
+    assert set(params) == {"codec", "early"}
+    assert params["codec"].keys() == encoder_names(CONFIG.codec)
+    assert frozen["codec"].keys() == {*decoder_names(CONFIG.codec), "quantizer"}
+    audio = 0.1 * np.random.default_rng(0).standard_normal((4, 3 * FRAME)).astype("f4")
+    batch = CropBatch(audio, np.full(4, 3 * FRAME, np.int32), np.arange(4), {})
+    frozen["envelope"] = find_components([batch], CONFIG.codec)
+    step = jax.jit(
+        partial(
+            gradients_of(partial(encoder_loss, training, "all")),
+            batch=batch,
+            key=jax.random.key(1),
+            step=jnp.int32(0),
+        )
+    )
+    first = step(params, frozen)
+    assert set(first.metrics) == {"commitment", "envelope", "early", "kept"}
+    assert first.metrics["kept"] == 1
+    assert first.metrics["commitment"] < 1e-9
+    assert np.any(first.params["early"]["encoder_places_1"])
+    square = sum(float(jnp.sum(leaf**2)) for _, leaf in leaves(first.params))
+    nearer = jax.tree.map(lambda x, g: x - 1e-3 / square * g, params, first.params)
+    assert step(nearer, frozen).loss < first.loss - 0.5e-3
+    for (_, ours), (_, theirs) in zip(leaves(first.frozen), leaves(frozen), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_anchor_is_the_encoder_that_the_run_starts_from(tmp_path: Path) -> None:
     CONFIG.save(tmp_path / "params.json")
     table: dict[str, Any] = codec_table(
         tmp_path / "params.json", write_recordings(tmp_path / "audio"), tmp_path / "run", 1
     )
     for name, keeps in (
-        ("decoder_only", {"decoder_only": True}),
+        ('part = "decoder"', {"part": "decoder"}),
+        ('part = "encoder"', {"part": "encoder"}),
         ("quantizer.anchored", {"quantizer": {"anchored": True}}),
     ):
         with pytest.raises(ConfigError, match=f"{name} keeps the codes of `start`"):
             codec_task(build_settings(CodecSettings, table | keeps, "a test"))
+    alone = {"part": "encoder", "start": str(tmp_path)}
+    with pytest.raises(ConfigError, match=r"learns by envelope\.weight, which is 0"):
+        codec_task(build_settings(CodecSettings, table | alone, "a test"))
     table["quantizer"] = {"anchored": True}
 
     params = nn.meta.unbox(init_params(CONFIG, jax.random.key(3)))

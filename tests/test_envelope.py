@@ -19,7 +19,7 @@ from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import leaves
-from voxtral_jax.training.codec import CodecLosses, CodecTraining, codec_gradients, codec_loss
+from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.distillation import Nothing
 from voxtral_jax.training.envelope import (
@@ -27,14 +27,18 @@ from voxtral_jax.training.envelope import (
     EnvelopeSettings,
     as_filterbank,
     components_of,
+    early_loss,
+    early_places,
     envelope_loss,
     envelopes,
     filterbank,
     find_components,
+    init_early,
     no_components,
     smooth_bands,
 )
 from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.sources import source_config
 from voxtral_jax.training.spectrum import log_mel, mel_bands
@@ -235,3 +239,45 @@ def test_rows_decoded_from_exact_components_do_not_depend_on_the_acoustic_latent
         return max(float(np.abs(leaf[SMALL.semantic_dim :]).max()) for leaf in found)
 
     assert gradient_of_last_conv(1.0) < 1e-9 < gradient_of_last_conv(0.0)
+
+
+def test_early_heads_hear_the_spectra_of_their_own_steps() -> None:
+    made = jnp.asarray(envelopes(noise(3, 2, 3), SMALL))
+    places, mask = early_places(SMALL), jnp.ones((2, 3))
+    assert all(rate > 1 for rate in places.values())
+    heads, components = init_early(SMALL), no_components(SMALL)
+    # Blocks that give the spectra themselves, and heads that say what the blocks give.
+    given: list[jax.Array] = [jnp.zeros((2, 3, 1))] * (1 + max(places))
+    for number, rate in places.items():
+        spectra = made.reshape(2, 3 * rate, -1)
+        given[number] = spectra
+        heads[f"encoder_places_{number}"] = jnp.eye(spectra.shape[-1])
+    assert float(early_loss(heads, given, made, components, mask, SMALL)) < 1e-6
+    given[min(places)] = given[min(places)].at[0].add(1.0)
+    heard = early_loss(heads, given, made, components, mask, SMALL)
+    np.testing.assert_allclose(heard, 0.5 / len(places), rtol=1e-5)
+    only_other = early_loss(heads, given, made, components, mask.at[0].set(0.0), SMALL)
+    assert float(only_other) < 1e-6
+    given = [x[..., : SMALL.dim] for x in given]
+    silent = early_loss(init_early(SMALL), given, made, {"mean": made[0, 0]}, mask, SMALL)
+    np.testing.assert_allclose(silent, jnp.mean(jnp.abs(made - made[0, 0])), rtol=1e-5)
+
+
+def test_what_blocks_give_ends_in_the_latents() -> None:
+    codec = Codec(SMALL)
+    params = nn.meta.unbox(
+        codec.init(
+            jax.random.key(0),
+            jnp.zeros((1, SMALL.stride, SMALL.pretransform_patch_size)),
+            jnp.full((1,), SMALL.stride),
+        )["params"]
+    )
+    patches = noise(4, 2, 3).reshape(2, -1, SMALL.pretransform_patch_size)
+    steps = jnp.full((2,), patches.shape[1])
+    places = encoder_places(SMALL)
+    stream = open_stream(places, 2)
+    given, _ = apply(codec, params, patches, steps, stream, method="encode_through")
+    latents, _ = apply(codec, params, patches, steps, stream, method="encode")
+    np.testing.assert_array_equal(given[-1], latents)
+    for number, rate in early_places(SMALL).items():
+        assert given[number].shape == (2, 3 * rate, SMALL.dim)

@@ -21,15 +21,7 @@ from voxtral_jax.parameters import leaves
 from voxtral_jax.sharding import make_mesh
 from voxtral_jax.text import ByteTokenizer
 from voxtral_jax.training import losses
-from voxtral_jax.training.codec import (
-    CodecLosses,
-    CodecTraining,
-    codebook_of,
-    codec_gradients,
-    codec_loss,
-    critic_losses,
-    rebuild,
-)
+from voxtral_jax.training.codec import codec_gradients, codec_loss, critic_losses, rebuild
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.layout import fill_row, lay_out, stack_rows
 from voxtral_jax.training.data.manifest import Utterance
@@ -47,10 +39,12 @@ from voxtral_jax.training.preference import PreferenceBatch, PreferenceLosses, p
 from voxtral_jax.training.quantization import (
     Codebook,
     QuantizerSettings,
+    codebook_of,
     quantize_for_training,
     straight_through,
     update_codebook,
 )
+from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.speaking import model_params
 from voxtral_jax.training.spectrum import frame_count, magnitudes, stft
 from voxtral_jax.training.speech import (
@@ -60,7 +54,7 @@ from voxtral_jax.training.speech import (
     place_losses,
     speech_loss,
 )
-from voxtral_jax.training.state import split
+from voxtral_jax.training.state import join, split
 
 CONFIG = small.small_config()
 STEP = jnp.zeros((), jnp.int32)
@@ -366,11 +360,10 @@ def test_one_step_has_the_gradients_of_all_losses() -> None:
         else:
             scale = np.abs(theirs).max() + 1e-6
             np.testing.assert_allclose(ours / scale, theirs / scale, atol=2e-4)
-    every = params["codec"] | {"quantizer": frozen["codec"]["quantizer"]}
     make = jax.jit(partial(rebuild, training, keep="all"))
-    made = make(every, batch, jax.random.fold_in(key, 0), frozen=frozen)
+    made = make(join(params, frozen), batch, jax.random.fold_in(key, 0))
     assert not np.any(np.asarray(made.fake)[1, batch.lengths[1] :])
-    semantic = np.asarray(made.latents)[..., : training.config.semantic_dim]
+    semantic = np.asarray(made.encoded.latents)[..., : training.config.semantic_dim]
     distances = ((semantic[:, :, None] - codebook_of(frozen).table) ** 2).sum(-1)
     np.testing.assert_array_equal(made.quantized.codes, distances.argmin(-1))
     hinge = jax.jit(

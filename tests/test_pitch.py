@@ -19,7 +19,7 @@ from small import RATE, codec_table, hum, random_weights, run, small_config, wri
 from voxtral_jax import VoxtralConfig
 from voxtral_jax.errors import ConfigError, DataError
 from voxtral_jax.training.checkpoints import run_weights
-from voxtral_jax.training.codec import CodecLosses, CodecTraining, rebuild
+from voxtral_jax.training.codec import rebuild
 from voxtral_jax.training.data.audio_shards import write_audio_shards
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.crops import crop_batches, validation_crops
@@ -36,6 +36,7 @@ from voxtral_jax.training.pitch import (
     pitch_of,
 )
 from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 
@@ -160,9 +161,8 @@ def test_exact_rows_carry_the_pitch_of_the_goal_and_the_goal_is_what_counts() ->
     batch = CropBatch(samples, np.full(2, 4 * FRAME, np.int32), np.arange(2), {}, goals)
     params = random_weights(training)
     components = find_components([batch], codec, 3)
-    frozen = {"envelope": components}
-    make = jax.jit(lambda p: rebuild(training, p, batch, jax.random.key(1), "all", frozen))
-    rebuilt = make(params["codec"])
+    make = jax.jit(partial(rebuild, training, keep="all"))
+    rebuilt = make(params | {"envelope": components}, batch, jax.random.key(1))
     np.testing.assert_array_equal(rebuilt.real, goals)
     pitch = np.asarray(pitch_latents(goals, codec))
     np.testing.assert_allclose(rebuilt.quantized.latents[..., -LATENTS:], pitch, atol=0.051)

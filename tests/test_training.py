@@ -163,6 +163,25 @@ def test_the_mean_of_two_models_is_exported(world: World, tmp_path: Path) -> Non
     assert not (tmp_path / "wrong").exists()
 
 
+def test_a_decoder_of_another_run_is_exported(world: World, tmp_path: Path) -> None:
+    table = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
+    run("export", table | {"out": str(tmp_path / "one")})
+    weights = read_tensors(tmp_path / "one" / WEIGHTS_FILE)
+    shutil.copytree(tmp_path / "one", tmp_path / "other")
+    changed = {
+        name: x + 1 if name.startswith("audio_tokenizer") else x for name, x in weights.items()
+    }
+    save_file(changed, tmp_path / "other" / WEIGHTS_FILE)
+    both = table | {"decoder": str(tmp_path / "other"), "out": str(tmp_path / "both")}
+    run("export", both)
+    moved = set()
+    for name, leaf in read_tensors(tmp_path / "both" / WEIGHTS_FILE).items():
+        if not np.array_equal(leaf, weights[name]):
+            np.testing.assert_allclose(leaf, changed[name], rtol=1e-5)
+            moved.add(name.removeprefix("audio_tokenizer.").split(".")[0])
+    assert moved == {"decoder_blocks", "output_proj"}
+
+
 def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -> None:
     base = tmp_path / "base"
     sources = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}

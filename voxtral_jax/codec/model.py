@@ -146,18 +146,22 @@ class Codec(nn.Module):
 
     def _run(
         self, places: Sequence[Place], x: Array, stream: CodecStream, steps: Array
-    ) -> tuple[Array, CodecStream]:
-        """Args: blocks, a chunk of whole frames, state, and how many of its steps are valid."""
+    ) -> tuple[list[Array], CodecStream]:
+        """What each block gives.
+
+        Args: blocks, a chunk of whole frames, state, and how many of its steps are valid.
+        """
         rate = places[0].rate
         frames = x.shape[1] // rate
-        states = []
+        given, states = [], []
         for place, state in zip(places, stream.blocks, strict=True):
             # Valid steps here: as many as the valid input steps reach, rounded up.
             valid = -(-steps * place.rate // rate)
             block = rematerialised(getattr(self, place.name), self.remat)
             x, state = block(x, state, stream.frames * place.rate, valid)
+            given.append(x)
             states.append(state)
-        return x, CodecStream(tuple(states), stream.frames + frames)
+        return given, CodecStream(tuple(states), stream.frames + frames)
 
     def encode(
         self,
@@ -173,6 +177,13 @@ class Codec(nn.Module):
                 stream, all are valid.
             stream: from `open_stream(encoder_places(config), B)` or the call before.
         """
+        given, stream = self.encode_through(patches, lengths, stream)
+        return given[-1], stream
+
+    def encode_through(
+        self, patches: Float[Array, "B N patch"], lengths: Int[Array, " B"], stream: CodecStream
+    ) -> tuple[list[Float[Array, "B steps width"]], CodecStream]:
+        """As `encode`, with what each of `encoder_places` gives; latents last."""
         places = encoder_places(self.config)
         return self._run(places, patches.astype(jnp.float32), stream, lengths)
 
@@ -192,8 +203,8 @@ class Codec(nn.Module):
         self, latent: Float[Array, "B T latent"], lengths: Int[Array, " B"], stream: CodecStream
     ) -> tuple[Float[Array, "B S"], CodecStream]:
         """As `decode`, from quantised latents."""
-        x, stream = self._run(decoder_places(self.config), latent, stream, lengths)
-        return x.reshape(x.shape[0], -1), stream
+        given, stream = self._run(decoder_places(self.config), latent, stream, lengths)
+        return given[-1].reshape(len(latent), -1), stream
 
     def __call__(self, patches: Array, lengths: Array, kernels: str = "jnp") -> Array:
         """Resynthesis of whole waveforms; touches every weight, so `init` makes them all."""

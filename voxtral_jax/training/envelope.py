@@ -9,7 +9,7 @@ good for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from voxtral_jax.checkpoint.weights import read_tensors
-from voxtral_jax.codec.model import SPEECH_LEVEL
+from voxtral_jax.codec.model import SPEECH_LEVEL, CodecTransformer, encoder_places
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.parameters import Params
@@ -51,12 +51,15 @@ class EnvelopeSettings:
     """How the acoustic latents are taught.
 
     Attributes:
-        weight: of the loss; 0 leaves all of it out, as published.
+        weight: of the loss. Where it is 0 and no components are named, all of this is left out, as
+            published.
         exact_share: of samples that are decoded from exact components, not from their latents.
         crops: from which the components are found when the run starts.
         components: a file of them (`mean` and `basis`, safetensors) in the place of such: latents
             keep the meaning that they had for the codec that one goes on from.
         pitch: weight of the pitch, which the last latents then hold; 0 leaves it out.
+        early: weight of what the transformers before each downsampling are taught: the spectra of
+            their own steps, by heads that are not kept. What they lose no later one can know.
     """
 
     weight: float = 0.0
@@ -64,6 +67,12 @@ class EnvelopeSettings:
     crops: Count = 512
     components: str | None = None
     pitch: float = 0.0
+    early: float = 0.0
+
+    @property
+    def used(self) -> bool:
+        """Whether there are components."""
+        return self.weight > 0 or self.components is not None
 
 
 @cache
@@ -167,6 +176,49 @@ def envelope_loss(
     apart = jnp.mean(jnp.abs(named - made), axis=-1)
     before = jnp.mean(jnp.abs(acoustic - jnp.arctanh(exact)), axis=-1)
     return weighted_mean(apart + BEFORE_TANH * before, mask)
+
+
+def early_places(config: CodecConfig) -> dict[int, int]:
+    """Which of `encoder_places` have a head of spectra, and their steps in a frame."""
+    return {
+        number: place.rate
+        for number, place in enumerate(encoder_places(config))
+        if isinstance(place.block, CodecTransformer) and place.rate > 1
+    }
+
+
+def init_early(config: CodecConfig) -> Params:
+    """Heads `[dim, spectra of a step]` that say nothing yet."""
+    width = len(no_components(config)["mean"])
+    return {
+        f"encoder_places_{number}": jnp.zeros((config.dim, width // rate))
+        for number, rate in early_places(config).items()
+    }
+
+
+def early_loss(
+    heads: Params,
+    given: Sequence[Float[Array, "B steps dim"]],
+    made: Float[Array, "B T D"],
+    components: Params,
+    mask: Float[Array, "B T"],
+    config: CodecConfig,
+) -> Array:
+    """Mean distance of the spectra that heads hear in what the encoder's blocks give.
+
+    Args:
+        heads: of `init_early`.
+        given: by each of `encoder_places`.
+        made: true envelopes.
+        components: of envelopes; heads say what differs from their mean.
+        mask: frames that count.
+    """
+    found = []
+    for number in early_places(config):
+        heard = given[number] @ heads[f"encoder_places_{number}"]
+        named = heard.reshape(*made.shape[:2], -1) + components["mean"]
+        found.append(weighted_mean(jnp.mean(jnp.abs(named - made), axis=-1), mask))
+    return jnp.mean(jnp.stack(found))
 
 
 def filterbank(config: CodecConfig) -> Float[np.ndarray, "dim samples"]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from voxtral_jax.codec.quantizer import codebook_table
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.kernels.fsq import quantize
+from voxtral_jax.parameters import Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,11 @@ class Codebook:
     def table(self) -> Float[Array, "entries dim"]:
         """The entries."""
         return codebook_table(self.embedding_sum, self.cluster_usage)
+
+
+def codebook_of(weights: Params) -> Codebook:
+    """The codebook among the weights."""
+    return Codebook(**weights["codec"]["quantizer"]["semantic_codebook"])
 
 
 @struct.dataclass

@@ -17,28 +17,25 @@ from jaxtyping import Array
 
 from voxtral_jax.codec import Codec, encoder_names
 from voxtral_jax.codec.run import decoder_stream, encoder_stream
-from voxtral_jax.config import CodecConfig, VoxtralConfig
+from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import CheckpointError, ConfigError, DataError
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.sharding import Rules
 from voxtral_jax.training import losses
-from voxtral_jax.training.codec import (
-    CodecLosses,
-    CodecTraining,
-    codec_gradients,
-    codec_loss,
-)
+from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.crops import crop_batches, validation_crops
 from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
+from voxtral_jax.training.encoding import encode_batch, encoder_loss, encoder_losses
 from voxtral_jax.training.envelope import EnvelopeSettings, find_components, read_components
 from voxtral_jax.training.logs import Validation
 from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.recipe import CodecLosses, CodecTraining, Part
 from voxtral_jax.training.settings import (
     CheckpointSettings,
     Count,
@@ -52,7 +49,7 @@ from voxtral_jax.training.settings import (
     Share,
 )
 from voxtral_jax.training.sources import source_config, source_weights
-from voxtral_jax.training.state import Path
+from voxtral_jax.training.state import Path, gradients_of
 from voxtral_jax.training.task import Task
 
 VALIDATION_ROWS = 8
@@ -119,13 +116,13 @@ class CodecSettings:
     Attributes:
         params: `params.json` with the sizes, or a directory that has one.
         start: model or run whose codec to start from.
-        decoder_only: encoder and codebook stay those of `start`, so that its codes keep what they
-            mean.
+        part: what learns: "whole", or "encoder" or "decoder" alone, so that the codes of `start`
+            keep what they mean. The encoder alone learns by `envelope` and `losses.commitment`.
     """
 
     params: str
     start: str | None = None
-    decoder_only: bool = False
+    part: Part = "whole"
     run: RunSettings
     data: CropSettings
     optimizer: OptimizerSettings
@@ -162,10 +159,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
 
     for name, chosen in (
         ("quantizer.anchored", settings.quantizer.anchored),
-        ("decoder_only", settings.decoder_only),
+        (f'part = "{settings.part}"', settings.part != "whole"),
     ):
         if chosen and settings.start is None:
             raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
+    if settings.part == "encoder" and settings.envelope.weight == 0:
+        raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
 
     def read(path: str) -> Manifest:
         characters = distillation.kind == "characters"
@@ -178,7 +177,8 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         quantizer=settings.quantizer,
         discriminators=(
             Discriminators(critics.channels, critics.windows, critics.kind)
-            if settings.losses.feature_matching > 0 or settings.losses.adversarial > 0
+            if settings.part != "encoder"
+            and (settings.losses.feature_matching > 0 or settings.losses.adversarial > 0)
             else None
         ),
         distillation=make_distillation(
@@ -190,8 +190,10 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             read=read_data,
         ),
         envelope=settings.envelope,
-        decoder_only=settings.decoder_only,
+        part=settings.part,
     )
+    alone = settings.part == "encoder"
+    loss = encoder_loss if alone else codec_loss
     unreadable = Unreadable(manifest, data.most_broken)
 
     def batches(process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
@@ -211,16 +213,16 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         loaded: dict[Path, Any] = {}
         if settings.start is not None:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
-        if settings.quantizer.anchored:
+        if training.anchored:
             encoder = encoder_names(codec)
             anchor = {path: leaf for path, leaf in loaded.items() if path[1] in encoder}
             if not anchor:
                 raise CheckpointError(
                     f"{settings.start} has no weights of the codec's encoder, which "
-                    "quantizer.anchored needs"
+                    "this run keeps the codes of"
                 )
             loaded |= {("anchor", *path[1:]): leaf for path, leaf in anchor.items()}
-        if settings.envelope.weight > 0:
+        if settings.envelope.used:
             if settings.envelope.components is not None:
                 found = read_components(FilePath(settings.envelope.components), codec)
             else:
@@ -235,15 +237,19 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         init=training.init,
         start=start,
         trained=training.trained,
-        loss=lambda keep: partial(codec_loss, training, keep),
-        gradients=lambda keep: partial(codec_gradients, training, keep),
+        loss=lambda keep: partial(loss, training, keep),
+        gradients=lambda keep: (
+            gradients_of(partial(loss, training, keep))
+            if alone
+            else partial(codec_gradients, training, keep)
+        ),
         batch_size=data.batch_size,
         batches=lambda: batches((jax.process_index(), jax.process_count())),
         batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,
         example=lambda: example_batch(training, data.batch_size, crop, manifest.has_goals),
-        validate=_validation(settings, config) if data.validation and read_data else None,
+        validate=_validation(settings, training) if data.validation and read_data else None,
         critic=critics.optimizer if training.discriminators else None,
         about={"stage": "codec", "params": config.to_dict()},
         notes=manifest_notes(manifest) if read_data else (),
@@ -327,8 +333,8 @@ def _reconstruct(
     return codes, fake, distances
 
 
-def _validation(settings: CodecSettings, config: VoxtralConfig) -> Callable[[Params], Validation]:
-    codec, data = config.codec, settings.data
+def _validation(settings: CodecSettings, training: CodecTraining) -> Callable[[Params], Validation]:
+    codec, data = training.config, settings.data
     assert data.validation is not None
     manifest = read_manifest(data.validation, need_text=False, most_broken=data.most_broken)
     crop = frames_of(codec, data.validation_seconds) * codec.frame_samples
@@ -337,6 +343,12 @@ def _validation(settings: CodecSettings, config: VoxtralConfig) -> Callable[[Par
             manifest, rate=codec.sampling_rate, crop_samples=crop, batch_size=VALIDATION_ROWS
         )
     )
+
+    @jax.jit
+    def taught(weights: Params, batch: CropBatch) -> dict[str, Array]:
+        key = jax.random.key(0)  # of what is decoded, and nothing is
+        encoded = encode_batch(training, weights, batch, key, "all")
+        return encoder_losses(training, encoded)[1]
 
     def validate(weights: Params) -> Validation:
         audio: dict[str, np.ndarray] = {}
@@ -348,6 +360,7 @@ def _validation(settings: CodecSettings, config: VoxtralConfig) -> Callable[[Par
                     weights["codec"], batch, config=codec, windows=settings.losses.stft_windows
                 )
             )
+            distances |= fetch(taught(weights, batch))
             seconds = float(batch.lengths.sum())
             weighed.append({name: float(x) * seconds for name, x in distances.items()})
             for row, length in enumerate(batch.lengths):

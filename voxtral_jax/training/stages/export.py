@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from voxtral_jax.adapter import is_adapter, merge_adapters, save_adapters
 from voxtral_jax.checkpoint.download import find_model
 from voxtral_jax.checkpoint.export import TOKENIZER_FILE
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
+from voxtral_jax.codec import decoder_names
+from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import ConfigError
 from voxtral_jax.files import replacing
 from voxtral_jax.parameters import unflatten
@@ -38,6 +40,8 @@ class ExportSettings:
         mean_with: run or model, of which `speech` began or that began as `speech` did: what is
             written is the mean of both, often better than either (arXiv:2203.05482).
         codec: run or model with the codec.
+        decoder: run or model whose codec's decoder goes in the place of that of `codec`, where both
+            began as the same and kept its codes (`part` of `train.py codec`).
         out: directory to write.
         tokenizer: directory with `tekken.json`, for models that need one.
         dtype: of the weights in the file; the released layout has bfloat16.
@@ -50,6 +54,7 @@ class ExportSettings:
     speech: str
     mean_with: str | None = None
     codec: str | None = None
+    decoder: str | None = None
     out: str
     tokenizer: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -91,11 +96,11 @@ def export(settings: ExportSettings) -> list[str]:
         speech = dict(source_weights(str(base), config, PARTS)) | adapters
     if settings.mean_with is not None:
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
-    if source_config(settings.codec).codec != config.codec:
-        raise ConfigError(
-            f"the codec of {settings.codec} has other sizes than the model of {settings.speech}"
-        )
-    codec = dict(source_weights(settings.codec, config, ["codec"]))
+    codec = codec_of(settings.codec, config)
+    if settings.decoder is not None:
+        names = decoder_names(config.codec)
+        decoder = codec_of(settings.decoder, config)
+        codec |= {path: leaf for path, leaf in decoder.items() if path[1] in names}
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
     config.save(out / "params.json")
@@ -119,6 +124,17 @@ def export(settings: ExportSettings) -> list[str]:
     make_presets(out, presets)
     notes = [f"preset voices: {', '.join(preset.name for preset in presets)}"] if presets else []
     return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
+
+
+def codec_of(source: str, config: VoxtralConfig) -> dict[Path, Any]:
+    """The weights of the codec of a run or model.
+
+    Raises:
+        ConfigError: it is not as large as `config` says.
+    """
+    if source_config(source).codec != config.codec:
+        raise ConfigError(f"the codec of {source} has other sizes than the model of `speech`")
+    return dict(source_weights(source, config, ["codec"]))
 
 
 def mean_of(
