@@ -28,17 +28,20 @@ validation="$runs/locked/validation/lines-*.jsonl"
 $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
     data.manifest="$train" data.validation="$validation" ${CODEC:-}
 # shellcheck disable=SC2086
-$python train.py codec --config configs/nano/decoder.toml start="$runs/codec" run.out="$runs/decoder" \
+$python train.py codec --config configs/nano/encoder.toml start="$runs/codec" run.out="$runs/encoder" \
+    data.manifest="$train" data.validation="$validation" ${ENCODER:-}
+# shellcheck disable=SC2086
+$python train.py codec --config configs/nano/decoder.toml start="$runs/encoder" run.out="$runs/decoder" \
     data.manifest="$train" data.validation="$validation" ${DECODER:-}
 tokenize() {
-    $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/codec" \
+    $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/encoder" \
         manifest="$1" out="$runs/codes/$2" exact=true most_broken=1.0
 }
 tokenize "$train" train
 tokenize "$validation" validation
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
-    codec="$runs/codec" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
+    codec="$runs/encoder" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
     ${SPEECH:-}
 $python train.py export --config configs/nano/export.toml speech="$runs/speech" \
     codec="$runs/decoder" out=voxtral_jax/assets/nano presets="$data/presets"

@@ -15,10 +15,11 @@ import pytest
 from safetensors.numpy import save_file
 from small import codec_table, random_weights, small_config, write_recordings
 
+from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.nn.module import apply
-from voxtral_jax.parameters import leaves
+from voxtral_jax.parameters import init_params, leaves
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.distillation import Nothing
@@ -31,6 +32,7 @@ from voxtral_jax.training.envelope import (
     early_places,
     envelope_loss,
     envelopes,
+    filter_weights,
     filterbank,
     find_components,
     init_early,
@@ -281,3 +283,26 @@ def test_what_blocks_give_ends_in_the_latents() -> None:
     np.testing.assert_array_equal(given[-1], latents)
     for number, rate in early_places(SMALL).items():
         assert given[number].shape == (2, 3 * rate, SMALL.dim)
+
+
+def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Path) -> None:
+    config = small_config()
+    config.save(tmp_path / "params.json")
+    params = nn.meta.unbox(init_params(config, jax.random.key(3)))
+    save_params(tmp_path / WEIGHTS_FILE, config, params, jnp.float32)
+    recordings = write_recordings(tmp_path / "audio")
+    table = codec_table(tmp_path / "params.json", recordings, tmp_path / "run", 1)
+    table |= {"start": str(tmp_path), "part": "encoder"}
+    table["envelope"] = {"weight": 1.0, "fixed_filters": True}
+    task = codec_task(build_settings(CodecSettings, table, "a test"))
+    started = task.start(None)  # type: ignore[arg-type]
+    first = {path: leaf for path, leaf in started.items() if path[:2] == ("codec", "input_proj")}
+    assert first
+    for path, leaf in first.items():
+        assert not task.trained(path)
+        np.testing.assert_array_equal(leaf, filter_weights(config.codec)[path[-1]])
+        own = params["codec"]["input_proj"]["conv"][path[-1]]
+        np.testing.assert_array_equal(started["anchor", *path[1:]], own)
+    random = nn.meta.unbox(task.init(jax.random.key(0)))["codec"]["input_proj"]["conv"]
+    for name, leaf in random.items():
+        np.testing.assert_allclose(leaf, filter_weights(config.codec)[name], rtol=1e-6)

@@ -60,6 +60,8 @@ class EnvelopeSettings:
         pitch: weight of the pitch, which the last latents then hold; 0 leaves it out.
         early: weight of what the transformers before each downsampling are taught: the spectra of
             their own steps, by heads that are not kept. What they lose no later one can know.
+        fixed_filters: the encoder's first convolution is the filterbank, also where the run goes on
+            from a codec, and stays it: filters that learn leak, and hide what is quiet.
     """
 
     weight: float = 0.0
@@ -68,6 +70,7 @@ class EnvelopeSettings:
     components: str | None = None
     pitch: float = 0.0
     early: float = 0.0
+    fixed_filters: bool = False
 
     @property
     def used(self) -> bool:
@@ -224,8 +227,8 @@ def early_loss(
 def filterbank(config: CodecConfig) -> Float[np.ndarray, "dim samples"]:
     """Pairs of windowed cosines and sines at mel frequencies, rows of norm 1, latest sample last.
 
-    Windows are as long as the distance of neighbouring frequencies asks for, and end with the
-    kernel; short ones lie in the middle of its last two patches.
+    Windows are as long as the distance of neighbouring frequencies asks for, at most that of the
+    envelopes, and end with the kernel; short ones lie in the middle of its last two patches.
     """
     import librosa
 
@@ -235,7 +238,7 @@ def filterbank(config: CodecConfig) -> Float[np.ndarray, "dim samples"]:
     apart = (centres[2:] - centres[:-2]) / 2
     rows = []
     for centre, distance in zip(centres[1:-1], apart, strict=True):
-        length = int(min(samples, 2 * rate / max(distance, LOWEST)))
+        length = int(min(WINDOW, samples, 2 * rate / max(distance, LOWEST)))
         last = samples - max(0, (min(samples, 2 * patch) - length) // 2)
         taper = np.zeros(samples)
         taper[last - length : last] = np.hanning(length + 2)[1:-1]
@@ -245,15 +248,25 @@ def filterbank(config: CodecConfig) -> Float[np.ndarray, "dim samples"]:
     return (bank / np.linalg.norm(bank, axis=1, keepdims=True)).astype(np.float32)
 
 
-def as_filterbank(codec: Params, config: CodecConfig) -> Params:
-    """Random weights, boxed or not, with an encoder that begins as a filterbank.
+def filter_weights(config: CodecConfig) -> dict[str, np.ndarray]:
+    """The filterbank as weights of the encoder's first convolution, with a weight norm or without.
 
-    High filters are louder, as speech is weaker there; the layers that follow are heard at once;
-    acoustic latents are small, so that tanh lets gradients pass.
+    High filters are louder, as speech is weaker there.
     """
     patch, kernel = config.pretransform_patch_size, config.patch_proj_kernel_size
     bank = filterbank(config).reshape(config.dim, kernel, patch).transpose(0, 2, 1)
     gains = (np.linspace(1, 3, config.dim) / SPEECH_LEVEL).astype(np.float32)[:, None, None]
+    norm = "parametrizations.weight.original"
+    return {f"{norm}0": gains, f"{norm}1": bank * kernel, "weight": bank * gains}
+
+
+def as_filterbank(codec: Params, config: CodecConfig) -> Params:
+    """Random weights, boxed or not, with an encoder that begins as a filterbank.
+
+    The layers that follow are heard at once; acoustic latents are small, so that tanh lets
+    gradients pass.
+    """
+    filters = filter_weights(config)
     latents = np.ones((config.latent_dim, 1, 1), np.float32)
     latents[config.semantic_dim :] = 0.1
     final = f"encoder_blocks_{2 * len(config.encoder_stages) - 1}"
@@ -262,9 +275,7 @@ def as_filterbank(codec: Params, config: CodecConfig) -> Params:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         block, name = names[0], names[-1]
         if block == "input_proj":
-            if name.endswith("original0"):
-                return jnp.asarray(gains, leaf.dtype)
-            return jnp.asarray(bank * (kernel if name.endswith("original1") else gains), leaf.dtype)
+            return jnp.asarray(filters[name], leaf.dtype)
         if block == "encoder_blocks_0" and name in ("attention_scale", "ffn_scale"):
             return jnp.ones_like(leaf)
         if block == final and name.endswith(("original0", "weight")):

@@ -54,6 +54,8 @@ class CodecLosses:
 
 Part = Literal["whole", "encoder", "decoder"]
 """What of a codec learns."""
+FILTERS = ("codec", "input_proj")
+"""Where the encoder's first convolution is among the weights."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,10 @@ class CodecTraining:
         return params
 
     def trained(self, path: Path) -> bool:
-        """Everything but the codebook, the components of envelopes and the anchor; or one part of
-        the codec and the discriminators alone."""
+        """Everything but the codebook, the components of envelopes, fixed filters and the anchor;
+        or one part of the codec and the discriminators alone."""
+        if self.envelope.fixed_filters and path[:2] == FILTERS:
+            return False
         if self.part != "whole" and path[0] != "critic":
             names = encoder_names if self.part == "encoder" else decoder_names
             early = path[0] == "early" and self.part == "encoder"

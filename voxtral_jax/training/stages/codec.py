@@ -31,11 +31,16 @@ from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
 from voxtral_jax.training.encoding import encode_batch, encoder_loss, encoder_losses
-from voxtral_jax.training.envelope import EnvelopeSettings, find_components, read_components
+from voxtral_jax.training.envelope import (
+    EnvelopeSettings,
+    filter_weights,
+    find_components,
+    read_components,
+)
 from voxtral_jax.training.logs import Validation
 from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
-from voxtral_jax.training.recipe import CodecLosses, CodecTraining, Part
+from voxtral_jax.training.recipe import FILTERS, CodecLosses, CodecTraining, Part
 from voxtral_jax.training.settings import (
     CheckpointSettings,
     Count,
@@ -222,6 +227,9 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
                     "this run keeps the codes of"
                 )
             loaded |= {("anchor", *path[1:]): leaf for path, leaf in anchor.items()}
+        if settings.envelope.fixed_filters:
+            filters = filter_weights(codec)
+            loaded |= {path: filters[path[-1]] for path in loaded if path[:2] == FILTERS}
         if settings.envelope.used:
             if settings.envelope.components is not None:
                 found = read_components(FilePath(settings.envelope.components), codec)
