@@ -71,13 +71,11 @@ class Quantized:
     Attributes:
         latents: `[B, T, C]` for the decoder, in the drawn modes; gradients pass straight through.
         semantic: `[B, T, semantic]` entries of the codes, straight through: what distillation sees.
-        entries: `[B, T, semantic]` the same without gradient.
         codes: `[B, T]` int32 their indices.
     """
 
     latents: Float[Array, "B T C"]
     semantic: Float[Array, "B T semantic"]
-    entries: Float[Array, "B T semantic"]
     codes: Int[Array, "B T"]
 
 
@@ -117,7 +115,7 @@ def quantize_for_training(
         bounded + jnp.where(draw < noisy, noise, 0.0),
     )
     mixed = jnp.where(quantised, chosen, semantic)
-    return Quantized(jnp.concatenate([mixed, acoustic], axis=-1), chosen, entries, codes)
+    return Quantized(jnp.concatenate([mixed, acoustic], axis=-1), chosen, codes)
 
 
 def update_codebook(
