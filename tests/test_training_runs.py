@@ -215,7 +215,7 @@ def test_a_dry_run_plans_the_4b_model_on_a_cluster() -> None:
     "path", sorted(CONFIGS.glob("*/*.toml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_every_configuration_that_ships_is_valid(path: Path) -> None:
-    stage = {"lora": "speech", "decoder": "codec"}.get(path.stem, path.stem)
+    stage = {"lora": "speech", "encoder": "codec", "decoder": "codec"}.get(path.stem, path.stem)
     load_settings(stages.SETTINGS[stage], path, [])
 
 
