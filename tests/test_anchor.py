@@ -130,7 +130,7 @@ def test_the_encoder_learns_alone_and_keeps_its_codes() -> None:
     assert set(first.metrics) == {"commitment", "envelope", "early", "kept"}
     assert first.metrics["kept"] == 1
     assert first.metrics["commitment"] < 1e-9
-    assert np.any(first.params["early"]["encoder_places_1"])
+    assert np.any(first.params["early"]["encoder_blocks_0"])
     square = sum(float(jnp.sum(leaf**2)) for _, leaf in leaves(first.params))
     nearer = jax.tree.map(lambda x, g: x - 1e-3 / square * g, params, first.params)
     assert step(nearer, frozen).loss < first.loss - 0.5e-3

@@ -246,14 +246,14 @@ def test_rows_decoded_from_exact_components_do_not_depend_on_the_acoustic_latent
 def test_early_heads_hear_the_spectra_of_their_own_steps() -> None:
     made = jnp.asarray(envelopes(noise(3, 2, 3), SMALL))
     places, mask = early_places(SMALL), jnp.ones((2, 3))
-    assert all(rate > 1 for rate in places.values())
+    assert all(place.rate > 1 for place in places.values())
     heads, components = init_early(SMALL), no_components(SMALL)
     # Blocks that give the spectra themselves, and heads that say what the blocks give.
     given: list[jax.Array] = [jnp.zeros((2, 3, 1))] * (1 + max(places))
-    for number, rate in places.items():
-        spectra = made.reshape(2, 3 * rate, -1)
+    for number, place in places.items():
+        spectra = made.reshape(2, 3 * place.rate, -1)
         given[number] = spectra
-        heads[f"encoder_places_{number}"] = jnp.eye(spectra.shape[-1])
+        heads[place.name] = jnp.eye(spectra.shape[-1])
     assert float(early_loss(heads, given, made, components, mask, SMALL)) < 1e-6
     given[min(places)] = given[min(places)].at[0].add(1.0)
     heard = early_loss(heads, given, made, components, mask, SMALL)
@@ -281,8 +281,8 @@ def test_what_blocks_give_ends_in_the_latents() -> None:
     given, _ = apply(codec, params, patches, steps, stream, method="encode_through")
     latents, _ = apply(codec, params, patches, steps, stream, method="encode")
     np.testing.assert_array_equal(given[-1], latents)
-    for number, rate in early_places(SMALL).items():
-        assert given[number].shape == (2, 3 * rate, SMALL.dim)
+    for number, place in early_places(SMALL).items():
+        assert given[number].shape == (2, 3 * place.rate, SMALL.dim)
 
 
 def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Path) -> None:

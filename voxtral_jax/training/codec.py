@@ -99,7 +99,7 @@ def direct_losses(
         fade * (weights.reconstruction * (waveform + spectrum) + weights.phase * phase)
         + weights.mel * mel
         + weights.distillation * distilled
-        + (encoder if training.part == "whole" else 0.0)
+        + encoder
     )
     each = {
         "waveform": waveform,

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from voxtral_jax.checkpoint.weights import read_tensors
-from voxtral_jax.codec.model import SPEECH_LEVEL, CodecTransformer, encoder_places
+from voxtral_jax.codec.model import SPEECH_LEVEL, CodecTransformer, Place, encoder_places
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.parameters import Params
@@ -181,21 +181,21 @@ def envelope_loss(
     return weighted_mean(apart + BEFORE_TANH * before, mask)
 
 
-def early_places(config: CodecConfig) -> dict[int, int]:
-    """Which of `encoder_places` have a head of spectra, and their steps in a frame."""
+def early_places(config: CodecConfig) -> dict[int, Place]:
+    """Which of `encoder_places` have a head of spectra, by their number."""
     return {
-        number: place.rate
+        number: place
         for number, place in enumerate(encoder_places(config))
         if isinstance(place.block, CodecTransformer) and place.rate > 1
     }
 
 
 def init_early(config: CodecConfig) -> Params:
-    """Heads `[dim, spectra of a step]` that say nothing yet."""
+    """Heads `[dim, spectra of a step]` that say nothing yet, by the names of their blocks."""
     width = len(no_components(config)["mean"])
     return {
-        f"encoder_places_{number}": jnp.zeros((config.dim, width // rate))
-        for number, rate in early_places(config).items()
+        place.name: jnp.zeros((config.dim, width // place.rate))
+        for place in early_places(config).values()
     }
 
 
@@ -217,8 +217,8 @@ def early_loss(
         mask: frames that count.
     """
     found = []
-    for number in early_places(config):
-        heard = given[number] @ heads[f"encoder_places_{number}"]
+    for number, place in early_places(config).items():
+        heard = given[number] @ heads[place.name]
         named = heard.reshape(*made.shape[:2], -1) + components["mean"]
         found.append(weighted_mean(jnp.mean(jnp.abs(named - made), axis=-1), mask))
     return jnp.mean(jnp.stack(found))

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array
 
 from voxtral_jax.codec import Codec, encoder_names
-from voxtral_jax.codec.run import decoder_stream, encoder_stream
+from voxtral_jax.codec.run import decoder_stream
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import CheckpointError, ConfigError, DataError
 from voxtral_jax.nn.module import apply
@@ -321,24 +321,26 @@ def example_batch(
     )
 
 
-@partial(jax.jit, static_argnames=("config", "windows"))
 def _reconstruct(
-    params: Params, batch: CropBatch, *, config: CodecConfig, windows: tuple[int, ...]
+    training: CodecTraining, weights: Params, batch: CropBatch
 ) -> tuple[Array, Array, dict[str, Array]]:
-    """Codes, samples and distances of a batch through the codec as inference runs it."""
-    codec, rows = Codec(config), batch.samples.shape[0]
-    patches = batch.samples.reshape(rows, -1, config.pretransform_patch_size)
-    steps = -(-batch.lengths // config.pretransform_patch_size)
-    latent, _ = apply(codec, params, patches, steps, encoder_stream(config, rows), method="encode")
-    codes = apply(codec, params, latent, method=lambda codec, x: codec.quantizer.encode(x, "jnp"))
-    lengths = -(-steps // config.stride)
-    fake, _ = apply(codec, params, codes, lengths, decoder_stream(config, rows), method="decode")
+    """Codes and samples of a batch through the codec as inference runs it, and its distances."""
+    config, params, rows = training.config, weights["codec"], batch.samples.shape[0]
+    codec = Codec(config)
+    key = jax.random.key(0)  # of modes that inference does not have
+    encoded = encode_batch(training, weights, batch, key, "all")
+    codes = apply(
+        codec, params, encoded.latents, method=lambda codec, x: codec.quantizer.encode(x, "jnp")
+    )
+    stream = decoder_stream(config, rows)
+    fake, _ = apply(codec, params, codes, encoded.lengths, stream, method="decode")
     mask = (jnp.arange(fake.shape[1]) < batch.lengths[:, None]).astype(jnp.float32)
+    windows = training.losses.stft_windows
     distances = {
         "waveform": losses.waveform_l1(batch.wanted, fake, mask),
         "stft": losses.stft_l1(batch.wanted, fake * mask, windows, jnp.mean(mask)),
     }
-    return codes, fake, distances
+    return codes, fake, distances | encoder_losses(training, encoded)[1]
 
 
 def _validation(settings: CodecSettings, training: CodecTraining) -> Callable[[Params], Validation]:
@@ -352,23 +354,14 @@ def _validation(settings: CodecSettings, training: CodecTraining) -> Callable[[P
         )
     )
 
-    @jax.jit
-    def taught(weights: Params, batch: CropBatch) -> dict[str, Array]:
-        key = jax.random.key(0)  # of what is decoded, and nothing is
-        encoded = encode_batch(training, weights, batch, key, "all")
-        return encoder_losses(training, encoded)[1]
+    reconstruct = jax.jit(partial(_reconstruct, training))
 
     def validate(weights: Params) -> Validation:
         audio: dict[str, np.ndarray] = {}
         codes: dict[str, np.ndarray] = {}
         weighed, used = [], []
         for batch in batches:
-            made, fake, distances = fetch(
-                _reconstruct(
-                    weights["codec"], batch, config=codec, windows=settings.losses.stft_windows
-                )
-            )
-            distances |= fetch(taught(weights, batch))
+            made, fake, distances = fetch(reconstruct(weights, batch))
             seconds = float(batch.lengths.sum())
             weighed.append({name: float(x) * seconds for name, x in distances.items()})
             for row, length in enumerate(batch.lengths):
