@@ -72,11 +72,9 @@ def make_plan(
 
 
 def beyond(lines: list[Line], known: set[tuple[str, str]]) -> list[Line]:
-    """Lines of training whose speaker is not known to have spoken that sentence."""
+    """Lines of training whose sentence (language, text) is not known."""
     return [
-        line
-        for line in lines
-        if line.split == "train" and (line.speaker.name, line.text) not in known
+        line for line in lines if line.split == "train" and (line.language, line.text) not in known
     ]
 
 

@@ -6,8 +6,8 @@
 
 Which sentence is spoken by whom, and how fast, follows from the seed and the sentence's place
 alone: workers share the work by number, and the same command goes on where it was stopped. Each
-recording has a line in `audio/lines-*.jsonl`. `--beyond data/nano/codes/train` speaks what is not
-in those shards yet, with the seed of before and more hours. Needs the packages in
+recording has a line in `audio/lines-*.jsonl`. `--beyond data/nano/codes/train` speaks sentences
+that are not in those shards yet, with the seed of before and more hours. Needs the packages in
 `scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js`.
 """
 
@@ -57,8 +57,8 @@ def spoken_before(out: Path) -> set[str]:
 
 
 def sentences_of(folder: Path) -> set[tuple[str, str]]:
-    """Speakers and sentences in a folder of shards of codes."""
-    return {(one.speaker, text) for one in CodeSource(folder).entries for text in one.texts}
+    """Languages and sentences in a folder of shards of codes."""
+    return {(one.language, text) for one in CodeSource(folder).entries for text in one.texts}
 
 
 def main(

@@ -7,12 +7,14 @@ teachers have one voice for a language, which becomes another speaker when it is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+
+from voxtral_jax.errors import ConfigError
 
 ORIGINS = {"a": "en", "b": "en", "e": "es", "f": "fr", "i": "it", "j": "ja", "p": "pt", "z": "zh"}
 """First letter of a voice's name to the language it was made from; Hindi is none of ours."""
@@ -21,11 +23,13 @@ ADOPTED = {"de": ("am_fenrir", "bm_george"), "ko": ("jm_kumo", "jf_alpha")}
 SAME = {"em_santa": "pm_santa", "pf_dora": "ef_dora", "pm_alex": "em_alex"}
 """Near duplicates, and the voice that is kept."""
 BLENDS = 150
-"""Blended speakers beside the plain voices."""
+"""Blended speakers that train, beside the plain voices."""
 TESTS, VALIDATIONS = 12, 6
-"""Blended speakers that training never hears."""
+"""Blended speakers that training never hears, of two voices that nobody else is blended of."""
 OTHERS = 2
 """Languages of a blended speaker beside English, at least."""
+ATTEMPTS = 1000
+"""Draws until there must be two voices that nobody is blended of."""
 FAST_VOICES = {
     "joe": {"joe": "en"},
     "pico": {
@@ -70,6 +74,9 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
 
     Args:
         voices: names of the voices at hand.
+
+    Raises:
+        ConfigError: there are too few for blends that only one split has.
     """
     random = np.random.default_rng(seed)
     plain = sorted(voice for voice in voices if languages_of(voice) and voice not in SAME)
@@ -78,24 +85,35 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
         Speaker(voice, ((voice, 1.0),), tuple(sorted(languages_of(voice) | {"en"})), "train")
         for voice in plain
     ]
-    for number in range(BLENDS):
+    pairs: set[frozenset[str]] = set()
+    for number in range(BLENDS + TESTS + VALIDATIONS):
+        split = "train" if number < BLENDS else "test"
+        split = "validation" if number >= BLENDS + TESTS else split
         # Each language leads in its turn, so that rare ones have as many speakers as others.
         leading = languages[number % len(languages)]
-        first = str(random.choice([v for v in plain if leading in languages_of(v)]))
-        gender = first[1]
-        second = str(random.choice([v for v in plain if v[1] == gender and v != first]))
+        first, second = _two_of(plain, leading, random, set() if split == "train" else pairs)
+        pairs.add(frozenset((first, second)))
         weight = round(float(random.uniform(0.35, 0.65)), 2)
         spoken = languages_of(first) | languages_of(second) | {"en"}
         missing = [language for language in languages if language not in spoken]
-        split = "test" if number < TESTS else "train"
-        split = "validation" if TESTS <= number < TESTS + VALIDATIONS else split
         # Those kept apart speak everything: cloning is judged in and across all languages.
         more = max(0, OTHERS + 1 - len(spoken)) if split == "train" else len(missing)
         spoken |= set(random.permutation(missing)[:more].tolist())
-        name = f"{gender}{number:03d}"
         parts = ((first, weight), (second, round(1 - weight, 2)))
-        speakers.append(Speaker(name, parts, tuple(sorted(spoken)), split))
+        speakers.append(Speaker(f"{first[1]}{number:03d}", parts, tuple(sorted(spoken)), split))
     return speakers
+
+
+def _two_of(
+    plain: Sequence[str], leading: str, random: np.random.Generator, taken: Set[frozenset[str]]
+) -> tuple[str, str]:
+    """A voice that speaks this language as its own, and another of its gender; not `taken` ones."""
+    for _ in range(ATTEMPTS):
+        first = str(random.choice([v for v in plain if leading in languages_of(v)]))
+        second = str(random.choice([v for v in plain if v[1] == first[1] and v != first]))
+        if frozenset((first, second)) not in taken:
+            return first, second
+    raise ConfigError(f"{len(plain)} voices are too few for speakers that training never hears")
 
 
 def fast_speakers(teacher: str) -> list[Speaker]:
