@@ -344,7 +344,7 @@ def test_an_encoder_alone_may_hear_equalized_recordings(tmp_path: Path) -> None:
         return float(encoder_loss(training, "all", params, frozen, batch, key, STEP)[0])
 
     assert loss(filtered, batch) != loss(training, batch)
-    heard = batch.replace(samples=by_hand, goals=audio)
+    heard = replace(batch, samples=by_hand, goals=audio)
     np.testing.assert_allclose(loss(filtered, batch), loss(training, heard), rtol=1e-5)
 
     small_config().save(tmp_path / "params.json")

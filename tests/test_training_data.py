@@ -696,6 +696,39 @@ def test_every_record_is_spoken_once_an_epoch(source: CodeSource, config: Voxtra
     assert texts == {0, 1}
 
 
+def test_voice_prompts_are_what_an_encoder_heard_where_that_is_known(
+    tmp_path: Path, source: CodeSource, config: VoxtralConfig
+) -> None:
+    records = [source[i] for i in range(len(source))]
+    heard = [replace(one, codes=(one.codes + 1) % 3) for one in records[::2]]
+    prompts = CodeSource(write_codes(tmp_path / "prompts", heard))
+    known = {one.key for one in heard}
+    exact = PackedRows(source, TOKENIZER, config, PACKING, seed=1)
+    rows = PackedRows(source, TOKENIZER, config, PACKING, seed=1, prompts=prompts)
+    plan, changed = exact.plan(0), 0
+    for number in range(plan.rows):
+        before, after = exact[number], rows[number]
+        np.testing.assert_array_equal(before.targets, after.targets)
+        for segment, i in enumerate(range(plan.bounds[number], plan.bounds[number + 1]), 1):
+            voice = after.segments == segment
+            voice &= np.cumsum(after.ids == TOKENIZER.begin_text) < segment
+            voice &= after.audio & (after.tokens[:, 1] >= TOKEN_OFFSET)
+            ours = before.tokens[voice].astype(np.int32) - TOKEN_OFFSET
+            if source.entries[plan.voices[i]].key in known:
+                ours, changed = (ours + 1) % 3, changed + 1
+            np.testing.assert_array_equal(after.tokens[voice] - TOKEN_OFFSET, ours)
+    assert 0 < changed < len(records)
+
+    longer = [replace(records[0], codes=np.tile(records[0].codes, (2, 1)))]
+    longer = [replace(longer[0], speech=np.tile(records[0].speech, 2))]
+    wrong = CodeSource(write_codes(tmp_path / "wrong", longer))
+    rows = PackedRows(source, TOKENIZER, config, PACKING, seed=1, prompts=wrong)
+    with pytest.raises(
+        DataError, match=r"make data\.prompts of the same recordings as data\.codes"
+    ):
+        [rows[number] for number in range(rows.end(2))]
+
+
 def bytes_of(text: str) -> bytes:
     ids = [TOKENIZER.begin_text, *TOKENIZER.encode(clean(text)), TOKENIZER.end_text]
     return np.array(ids, np.int32).tobytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -128,5 +130,5 @@ def encoder_loss(
     if (decibels := training.envelope.equalize) > 0:
         wanted, rate = batch.wanted, training.config.sampling_rate
         heard = equalized(batch.samples, jax.random.fold_in(key, 2), decibels, rate)
-        batch = batch.replace(samples=heard, goals=wanted)
+        batch = dataclasses.replace(batch, samples=heard, goals=wanted)
     return encoder_losses(training, encode_batch(training, join(params, frozen), batch, key, keep))

@@ -55,6 +55,7 @@ class PackedRows:
         config: of the model.
         settings: of sequences and rows.
         seed: of all chance.
+        prompts: codes that take the place of `source`'s in voice prompts, by key.
 
     Raises:
         DataError: the settings contradict each other.
@@ -67,8 +68,12 @@ class PackedRows:
         config: VoxtralConfig,
         settings: PackingSettings,
         seed: int,
+        prompts: CodeSource | None = None,
     ) -> None:
         self._source, self._tokenizer, self._config = source, tokenizer, config
+        self._prompts = prompts
+        heard = () if prompts is None else prompts.entries
+        self._prompt_of = {entry.key: number for number, entry in enumerate(heard)}
         self._settings, self._frame_rate = settings, config.codec.frame_rate
         self._planner = Planner(source.entries, tokenizer, settings, self._frame_rate, seed)
         self._ends: list[int] = []
@@ -132,7 +137,7 @@ class PackedRows:
 
     def _sequence(self, plan: Plan, i: int) -> SpeechSequence:
         """The sequence number i of a plan."""
-        target, voice = self._record(plan.targets[i]), self._record(plan.voices[i])
+        target, voice = self._record(self._source, plan.targets[i]), self._voice(plan.voices[i])
         first = plan.voice_first[i]
         text = spoken_text(target.texts[plan.variants[i]])
         assert text is not None
@@ -147,8 +152,21 @@ class PackedRows:
             target.phoneme_ends,
         )
 
-    def _record(self, number: int) -> CodeRecord:
-        record, audio = self._source[int(number)], self._config.audio
+    def _voice(self, number: int) -> CodeRecord:
+        """A record as voice prompts have it."""
+        entry = self._source.entries[int(number)]
+        if self._prompts is None or entry.key not in self._prompt_of:
+            return self._record(self._source, number)
+        voice = self._record(self._prompts, self._prompt_of[entry.key])
+        if len(voice.codes) != entry.frames:
+            raise DataError(
+                f"{entry.key} has {entry.frames} frames, and {len(voice.codes)} as a voice prompt; "
+                "make data.prompts of the same recordings as data.codes"
+            )
+        return voice
+
+    def _record(self, source: CodeSource, number: int) -> CodeRecord:
+        record, audio = source[int(number)], self._config.audio
         sizes = [audio.semantic_codebook_size] + [audio.acoustic_codebook_size] * (
             audio.n_codebooks - 1
         )
@@ -186,6 +204,7 @@ def speech_batches(
     *,
     batch_size: int,
     seed: int,
+    prompts: CodeSource | None = None,
     epochs: int | None = None,
     workers: int = 0,
     process: tuple[int, int] = (0, 1),
@@ -203,6 +222,7 @@ def speech_batches(
         settings: of sequences and rows.
         batch_size: rows of a global batch.
         seed: of all chance.
+        prompts: codes that take the place of `source`'s in voice prompts, by key.
         epochs: None is without end.
         workers: processes that make batches; 0 is threads of this one. The batches are the same.
         process: index of this process and how many there are; each gets its rows of a batch.
@@ -212,7 +232,7 @@ def speech_batches(
             share it, or the settings contradict each other.
     """
     mine = my_rows(batch_size, process)
-    rows = PackedRows(source, tokenizer, config, settings, seed)
+    rows = PackedRows(source, tokenizer, config, settings, seed, prompts)
     # Plans are made here and not in a worker: the first, or all that will be needed.
     total = rows.end((epochs or 1) - 1)
     if epochs is not None and total < batch_size:

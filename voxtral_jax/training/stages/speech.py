@@ -68,6 +68,8 @@ class SpeechData:
 
     Attributes:
         codes: directory of code shards (`train.py tokenize`).
+        prompts: another one, of the same recordings or some of them, which voice prompts are taken
+            from: where `codes` are exact, cloning still has those of the encoder.
         validation: another one.
         batch_size: packed rows in a step, over all devices.
         packing: how sequences are made and packed.
@@ -75,6 +77,7 @@ class SpeechData:
     """
 
     codes: str
+    prompts: str | None = None
     validation: str | None = None
     batch_size: Count
     packing: PackingSettings
@@ -152,6 +155,7 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
             data.packing,
             batch_size=data.batch_size,
             seed=settings.run.seed,
+            prompts=None if data.prompts is None else CodeSource(data.prompts),
             workers=data.workers,
             process=(jax.process_index(), jax.process_count()),
         )
