@@ -35,13 +35,14 @@ $python train.py codec --config configs/nano/decoder.toml start="$runs/encoder" 
     data.manifest="$train" data.validation="$validation" ${DECODER:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/encoder" \
-        manifest="$1" out="$runs/codes/$2" exact=true most_broken=1.0
+        manifest="$1" out="$runs/codes/$2" most_broken=1.0 exact="$3"
 }
-tokenize "$train" train
-tokenize "$validation" validation
+tokenize "$train" train true
+tokenize "$validation" validation true
+tokenize "$train" heard false   # voice prompts are what the encoder hears
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
-    codec="$runs/encoder" data.codes="$runs/codes/train" data.validation="$runs/codes/validation" \
-    ${SPEECH:-}
+    codec="$runs/encoder" data.codes="$runs/codes/train" data.prompts="$runs/codes/heard" \
+    data.validation="$runs/codes/validation" ${SPEECH:-}
 $python train.py export --config configs/nano/export.toml speech="$runs/speech" \
     codec="$runs/decoder" out=voxtral_jax/assets/nano presets="$data/presets"

@@ -163,9 +163,8 @@ def test_the_anchor_is_the_encoder_that_the_run_starts_from(tmp_path: Path) -> N
         CONFIG.save(tmp_path / name / "params.json")
         save_params(tmp_path / name / WEIGHTS_FILE, CONFIG, params | {"codec": codec}, jnp.float32)
 
-    def start(name: str, **more: str) -> Any:
-        from_there = {"start": str(tmp_path / name)} | more
-        settings = build_settings(CodecSettings, table | from_there, "a test")
+    def start(name: str) -> Any:
+        settings = build_settings(CodecSettings, table | {"start": str(tmp_path / name)}, "a test")
         return codec_task(settings).start(None)  # type: ignore[arg-type]
 
     started = start("whole")
@@ -173,13 +172,5 @@ def test_the_anchor_is_the_encoder_that_the_run_starts_from(tmp_path: Path) -> N
     assert {path[1] for path in anchored} == encoder
     for path in anchored:
         np.testing.assert_array_equal(started[path], started["codec", *path[1:]])
-    with pytest.raises(CheckpointError, match="decoder has no weights of the codec's encoder"):
+    with pytest.raises(CheckpointError, match="has no weights of the codec's encoder"):
         start("decoder")
-
-    of_another = start("decoder", anchor=str(tmp_path / "whole"))
-    assert {path for path in of_another if path[0] == "anchor"} == anchored
-    for path in anchored:
-        np.testing.assert_array_equal(of_another[path], started[path])
-    table["quantizer"] = {}
-    with pytest.raises(ConfigError, match=r"anchor is for quantizer\.anchored"):
-        start("whole", anchor=str(tmp_path / "whole"))

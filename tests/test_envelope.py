@@ -23,7 +23,6 @@ from voxtral_jax.parameters import init_params, leaves
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.distillation import Nothing
-from voxtral_jax.training.encoding import encoder_loss
 from voxtral_jax.training.envelope import (
     BOUND,
     EnvelopeSettings,
@@ -33,7 +32,6 @@ from voxtral_jax.training.envelope import (
     early_places,
     envelope_loss,
     envelopes,
-    equalized,
     filter_weights,
     filterbank,
     find_components,
@@ -305,55 +303,9 @@ def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Pa
         np.testing.assert_array_equal(leaf, filter_weights(config.codec)[path[-1]])
         own = params["codec"]["input_proj"]["conv"][path[-1]]
         np.testing.assert_array_equal(started["anchor", *path[1:]], own)
+    alone = {"start": None, "part": "whole", "envelope": {"fixed_filters": True}}
+    with pytest.raises(ConfigError, match="fixed_filters fixes random ones"):
+        codec_task(build_settings(CodecSettings, table | alone, "a test"))
     random = nn.meta.unbox(task.init(jax.random.key(0)))["codec"]["input_proj"]["conv"]
     for name, leaf in random.items():
         np.testing.assert_allclose(leaf, filter_weights(config.codec)[name], rtol=1e-6)
-
-
-def test_equalized_recordings_are_filtered_smoothly_each_in_its_own_way() -> None:
-    rate = SMALL.sampling_rate
-    sound = np.repeat(np.random.default_rng(0).standard_normal((1, rate)), 4, axis=0).astype("f4")
-    heard = np.asarray(equalized(sound, jax.random.key(0), 6.0, rate))
-    gains = 20 * np.log10(np.abs(np.fft.rfft(heard)) / np.abs(np.fft.rfft(sound)))[:, :-1]
-    hertz = np.fft.rfftfreq(rate, 1 / rate)[:-1]
-    assert np.abs(np.diff(gains[:, hertz > 100])).max() < 0.2
-    assert np.ptp(gains, axis=1).min() > 0.1
-    assert np.abs(gains).max() < 6.0 * 5
-    assert len(np.unique(gains[:, 1000].round(3))) == 4
-    np.testing.assert_allclose(equalized(sound, jax.random.key(0), 0.0, rate), sound, atol=1e-5)
-
-
-def test_an_encoder_alone_may_hear_equalized_recordings(tmp_path: Path) -> None:
-    training = CodecTraining(
-        config=SMALL,
-        losses=CodecLosses(feature_matching=0.0),
-        quantizer=QuantizerSettings(),
-        discriminators=None,
-        distillation=Nothing(),
-        envelope=EnvelopeSettings(weight=1.0),
-        part="encoder",
-    )
-    params, frozen = split(random_weights(training), training.trained)
-    audio = noise(1, 2, 6)
-    batch = CropBatch(audio, np.full(2, audio.shape[1], np.int32), np.arange(2), {})
-    key = jax.random.key(7)
-    filtered = replace(training, envelope=EnvelopeSettings(weight=1.0, equalize=6.0))
-    by_hand = equalized(audio, jax.random.fold_in(key, 2), 6.0, SMALL.sampling_rate)
-
-    def loss(training: CodecTraining, batch: CropBatch) -> float:
-        return float(encoder_loss(training, "all", params, frozen, batch, key, STEP)[0])
-
-    assert loss(filtered, batch) != loss(training, batch)
-    heard = replace(batch, samples=by_hand, goals=audio)
-    np.testing.assert_allclose(loss(filtered, batch), loss(training, heard), rtol=1e-5)
-
-    small_config().save(tmp_path / "params.json")
-    table = codec_table(
-        tmp_path / "params.json", write_recordings(tmp_path / "audio"), tmp_path / "run", 1
-    )
-    for settings, reason in (
-        ({"weight": 1.0, "equalize": 6.0}, r"equalize is for part = \"encoder\""),
-        ({"fixed_filters": True}, "fixed_filters fixes random ones"),
-    ):
-        with pytest.raises(ConfigError, match=reason):
-            codec_task(build_settings(CodecSettings, table | {"envelope": settings}, "a test"))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -15,7 +13,7 @@ from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.envelope import early_loss, envelope_loss, envelopes, equalized
+from voxtral_jax.training.envelope import early_loss, envelope_loss, envelopes
 from voxtral_jax.training.losses import weighted_mean
 from voxtral_jax.training.pitch import LATENTS, exact_latents, pitch_loss
 from voxtral_jax.training.quantization import codebook_of
@@ -127,8 +125,4 @@ def encoder_loss(
     step: Array,
 ) -> tuple[Array, dict[str, Array]]:
     """The loss of the encoder alone: nothing is decoded."""
-    if (decibels := training.envelope.equalize) > 0:
-        wanted, rate = batch.wanted, training.config.sampling_rate
-        heard = equalized(batch.samples, jax.random.fold_in(key, 2), decibels, rate)
-        batch = dataclasses.replace(batch, samples=heard, goals=wanted)
     return encoder_losses(training, encode_batch(training, join(params, frozen), batch, key, keep))

@@ -44,8 +44,6 @@ BEFORE_TANH = 0.3
 """Weight of the distance before the tanh: without it, latents that saturate never come back."""
 LOWEST, HIGHEST = 40.0, 0.48
 """Filters of the encoder's start: the lowest in Hz, the highest as a share of the sampling rate."""
-KNOTS = (0.0, 150.0, 300.0, 600.0, 1200.0, 2400.0, 4800.0, 9600.0)
-"""Hz between which gains are interpolated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +62,6 @@ class EnvelopeSettings:
             their own steps, by heads that are not kept. What they lose no later one can know.
         fixed_filters: the encoder's first convolution is the filterbank, also where the run goes on
             from a codec, and stays it: filters that learn leak, and hide what is quiet.
-        equalize: decibels (standard deviation, at most) by which what an encoder alone hears is
-            raised and lowered over the spectrum: more mouths and microphones than there are.
     """
 
     weight: float = 0.0
@@ -75,7 +71,6 @@ class EnvelopeSettings:
     pitch: float = 0.0
     early: float = 0.0
     fixed_filters: bool = False
-    equalize: float = 0.0
 
     @property
     def used(self) -> bool:
@@ -103,20 +98,6 @@ def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array,
     power = magnitudes(samples, WINDOW, hop) ** 2 @ smooth_bands(config.sampling_rate).T
     logs = jnp.log10(jnp.maximum(power, MEL_FLOOR**2)) / 2
     return logs.reshape(samples.shape[0], samples.shape[1] // config.frame_samples, -1)
-
-
-def equalized(
-    samples: Float[Array, "B S"], key: jax.Array, decibels: float, rate: int
-) -> Float[Array, "B S"]:
-    """Recordings through smooth filters, drawn for each; some hardly change."""
-    spread, gains = jax.random.split(key)
-    rows, count = samples.shape
-    drawn = decibels * jax.random.uniform(spread, (rows, 1))
-    drawn = drawn * jax.random.normal(gains, (rows, len(KNOTS)))
-    hertz = np.fft.rfftfreq(count, 1 / rate)
-    between = np.stack([np.interp(hertz, KNOTS, row) for row in np.eye(len(KNOTS))])
-    spectra = jnp.fft.rfft(samples) * 10 ** (drawn @ between.astype(np.float32) / 20)
-    return jnp.fft.irfft(spectra, count)
 
 
 def no_components(config: CodecConfig) -> Params:

@@ -123,13 +123,10 @@ class CodecSettings:
         start: model or run whose codec to start from.
         part: what learns: "whole", or "encoder" or "decoder" alone, so that the codes of `start`
             keep what they mean. The encoder alone learns by `envelope` and `losses.commitment`.
-        anchor: model or run whose semantic codes are kept, where they are; those of `start` by
-            default.
     """
 
     params: str
     start: str | None = None
-    anchor: str | None = None
     part: Part = "whole"
     run: RunSettings
     data: CropSettings
@@ -173,12 +170,8 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
     if settings.part == "encoder" and settings.envelope.weight == 0:
         raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
-    if settings.part != "encoder" and settings.envelope.equalize > 0:
-        raise ConfigError(
-            'envelope.equalize is for part = "encoder": others give back what is said'
-        )
-    fixed = settings.envelope.fixed_filters
-    if fixed and settings.start is None and not settings.envelope.used:
+    taught = settings.envelope
+    if taught.fixed_filters and settings.start is None and not taught.used:
         raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
 
     def read(path: str) -> Manifest:
@@ -207,10 +200,6 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         envelope=settings.envelope,
         part=settings.part,
     )
-    if settings.anchor is not None and not training.anchored:
-        raise ConfigError(
-            'anchor is for quantizer.anchored or part = "encoder", which keep its codes'
-        )
     alone = settings.part == "encoder"
     loss = encoder_loss if alone else codec_loss
     unreadable = Unreadable(manifest, data.most_broken)
@@ -233,14 +222,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         if settings.start is not None:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
         if training.anchored:
-            kept, encoder = loaded, encoder_names(codec)
-            if settings.anchor is not None:
-                kept = dict(source_weights(settings.anchor, config, ["codec"], rules))
-            anchor = {path: leaf for path, leaf in kept.items() if path[1] in encoder}
+            encoder = encoder_names(codec)
+            anchor = {path: leaf for path, leaf in loaded.items() if path[1] in encoder}
             if not anchor:
                 raise CheckpointError(
-                    f"{settings.anchor or settings.start} has no weights of the codec's encoder, "
-                    "which this run keeps the codes of"
+                    f"{settings.start} has no weights of the codec's encoder, which "
+                    "this run keeps the codes of"
                 )
             loaded |= {("anchor", *path[1:]): leaf for path, leaf in anchor.items()}
         if settings.envelope.fixed_filters:
