@@ -713,20 +713,25 @@ def test_voice_prompts_are_what_an_encoder_heard_where_that_is_known(
             voice = after.segments == segment
             voice &= np.cumsum(after.ids == TOKENIZER.begin_text) < segment
             voice &= after.audio & (after.tokens[:, 1] >= TOKEN_OFFSET)
+            assert voice.any()
             ours = before.tokens[voice].astype(np.int32) - TOKEN_OFFSET
             if source.entries[plan.voices[i]].key in known:
                 ours, changed = (ours + 1) % 3, changed + 1
             np.testing.assert_array_equal(after.tokens[voice] - TOKEN_OFFSET, ours)
     assert 0 < changed < len(records)
 
-    longer = [replace(records[0], codes=np.tile(records[0].codes, (2, 1)))]
-    longer = [replace(longer[0], speech=np.tile(records[0].speech, 2))]
-    wrong = CodeSource(write_codes(tmp_path / "wrong", longer))
-    rows = PackedRows(source, TOKENIZER, config, PACKING, seed=1, prompts=wrong)
-    with pytest.raises(
-        DataError, match=r"make data\.prompts of the same recordings as data\.codes"
+    made = speech_batches(source, TOKENIZER, config, PACKING, batch_size=1, seed=1, prompts=prompts)
+    assert f"voice prompts of {len(heard)} records" in made.notes[-1]
+
+    one = records[0]
+    longer = replace(one, codes=np.tile(one.codes, (2, 1)), speech=np.tile(one.speech, 2))
+    for name, wrong, reason in (
+        ("longer", longer, f"{one.key} has 16 frames, and 32 as a voice prompt"),
+        ("other", replace(one, key="another"), "none of 1 voice prompts is of a record"),
     ):
-        [rows[number] for number in range(rows.end(2))]
+        other = CodeSource(write_codes(tmp_path / name, [wrong]))
+        with pytest.raises(DataError, match=reason):
+            PackedRows(source, TOKENIZER, config, PACKING, seed=1, prompts=other)
 
 
 def bytes_of(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Which excerpt of a speaker is the voice prompt of another."""
+"""Which excerpt of a speaker is the voice prompt of another, and by which codes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Int
 
+from voxtral_jax.errors import DataError
 from voxtral_jax.training.data.shards import CodeEntry
 
 TRIES = 6
@@ -64,6 +65,26 @@ class Voices:
             if len(voices):
                 drawn[i] = chance.choice(voices)
         return drawn
+
+
+def same_recordings(entries: Sequence[CodeEntry], prompts: Sequence[CodeEntry]) -> dict[int, int]:
+    """By the number of an excerpt that of its codes for voice prompts, where there are some.
+
+    Raises:
+        DataError: there are none, or their frames are not the excerpt's.
+    """
+    places = {one.key: number for number, one in enumerate(prompts)}
+    found = {n: places[one.key] for n, one in enumerate(entries) if one.key in places}
+    advice = "make data.prompts of the same recordings as data.codes"
+    if not found:
+        raise DataError(f"none of {len(prompts):,} voice prompts is of a record; {advice}")
+    for number, heard in found.items():
+        one, frames = entries[number], prompts[heard].frames
+        if frames != one.frames:
+            raise DataError(
+                f"{one.key} has {one.frames} frames, and {frames} as a voice prompt; {advice}"
+            )
+    return found
 
 
 def _numbered(names: list[str]) -> Int[np.ndarray, " N"]:

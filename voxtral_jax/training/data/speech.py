@@ -24,6 +24,7 @@ from voxtral_jax.training.data.layout import (
     speech_weights,
     stack_rows,
 )
+from voxtral_jax.training.data.pairing import same_recordings
 from voxtral_jax.training.data.pipeline import Batches, my_rows
 from voxtral_jax.training.data.plan import PackingSettings, Plan, Planner, spoken_text
 from voxtral_jax.training.data.shards import CodeRecord, CodeSource
@@ -58,7 +59,7 @@ class PackedRows:
         prompts: codes that take the place of `source`'s in voice prompts, by key.
 
     Raises:
-        DataError: the settings contradict each other.
+        DataError: the settings contradict each other, or `prompts` is of other recordings.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class PackedRows:
     ) -> None:
         self._source, self._tokenizer, self._config = source, tokenizer, config
         self._prompts = prompts
-        heard = () if prompts is None else prompts.entries
-        self._prompt_of = {entry.key: number for number, entry in enumerate(heard)}
+        self._prompt_of = (
+            {} if prompts is None else same_recordings(source.entries, prompts.entries)
+        )
         self._settings, self._frame_rate = settings, config.codec.frame_rate
         self._planner = Planner(source.entries, tokenizer, settings, self._frame_rate, seed)
         self._ends: list[int] = []
@@ -90,6 +92,11 @@ class PackedRows:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._forget()
+
+    @property
+    def other_prompts(self) -> int:
+        """Records with codes of their own for voice prompts."""
+        return len(self._prompt_of)
 
     def plan(self, epoch: int) -> Plan:
         """The plan of an epoch.
@@ -154,16 +161,10 @@ class PackedRows:
 
     def _voice(self, number: int) -> CodeRecord:
         """A record as voice prompts have it."""
-        entry = self._source.entries[int(number)]
-        if self._prompts is None or entry.key not in self._prompt_of:
+        heard = self._prompt_of.get(int(number))
+        if self._prompts is None or heard is None:
             return self._record(self._source, number)
-        voice = self._record(self._prompts, self._prompt_of[entry.key])
-        if len(voice.codes) != entry.frames:
-            raise DataError(
-                f"{entry.key} has {entry.frames} frames, and {len(voice.codes)} as a voice prompt; "
-                "make data.prompts of the same recordings as data.codes"
-            )
-        return voice
+        return self._record(self._prompts, heard)
 
     def _record(self, source: CodeSource, number: int) -> CodeRecord:
         record, audio = source[int(number)], self._config.audio
@@ -243,11 +244,14 @@ def speech_batches(
         .map(lambda numbers: rows.batch(numbers[mine]))
     )
     first = rows.plan(0)
+    notes = list(_notes(source, settings, first))
+    if prompts is not None:
+        notes.append(f"voice prompts of {rows.other_prompts:,} records are those of data.prompts")
     return SpeechBatches(
         dataset=Batches(batches, workers),
         rows=rows,
         per_pass=max(1, first.rows // batch_size),
-        notes=tuple(_notes(source, settings, first)),
+        notes=tuple(notes),
     )
 
 
