@@ -86,9 +86,8 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
         for voice in plain
     ]
     pairs: set[frozenset[str]] = set()
-    for number in range(BLENDS + TESTS + VALIDATIONS):
-        split = "train" if number < BLENDS else "test"
-        split = "validation" if number >= BLENDS + TESTS else split
+    splits = ["train"] * BLENDS + ["test"] * TESTS + ["validation"] * VALIDATIONS
+    for number, split in enumerate(splits):
         # Each language leads in its turn, so that rare ones have as many speakers as others.
         leading = languages[number % len(languages)]
         first, second = _two_of(plain, leading, random, set() if split == "train" else pairs)

@@ -244,22 +244,23 @@ def speech_batches(
         .map(lambda numbers: rows.batch(numbers[mine]))
     )
     first = rows.plan(0)
-    notes = list(_notes(source, settings, first))
-    if prompts is not None:
-        notes.append(f"voice prompts of {rows.other_prompts:,} records are those of data.prompts")
     return SpeechBatches(
         dataset=Batches(batches, workers),
         rows=rows,
         per_pass=max(1, first.rows // batch_size),
-        notes=tuple(notes),
+        notes=tuple(_notes(source, settings, first, rows.other_prompts)),
     )
 
 
-def _notes(source: CodeSource, settings: PackingSettings, plan: Plan) -> Iterator[str]:
+def _notes(
+    source: CodeSource, settings: PackingSettings, plan: Plan, other_prompts: int
+) -> Iterator[str]:
     yield (
         f"{len(plan.targets):,} of {len(source):,} records in {plan.rows:,} rows of "
         f"{settings.row_tokens:,} tokens, {plan.padding:.1%} of them padding"
     )
+    if other_prompts:
+        yield f"voice prompts of {other_prompts:,} records are those of data.prompts"
     for reason, keys in plan.left_out.items():
         more = ", ..." if len(keys) > NAMED else ""
         yield f"{len(keys):,} left out, {reason}: {', '.join(keys[:NAMED])}{more}"
