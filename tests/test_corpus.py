@@ -21,7 +21,7 @@ import understood  # noqa: E402
 from plan import beyond, make_plan, share  # noqa: E402
 from presets import ORIGINS, Candidate, Take, describe, gender_letter, pick, teacher_of  # noqa: E402
 from texts import is_prose, split_of  # noqa: E402
-from voices import FAST_VOICES, fast_speakers, make_speakers  # noqa: E402
+from voices import FAST_VOICES, fast_speakers, make_speakers, only_presets  # noqa: E402
 
 VOICES = re.findall(
     r"\w+",
@@ -100,6 +100,23 @@ def test_speakers_are_many_and_none_twice() -> None:
     with pytest.raises(ConfigError, match="4 voices are too few"):
         make_speakers(["af_sky", "af_river", "am_liam", "am_puck"])
     assert all(abs(sum(weight for _, weight in s.parts) - 1) < 1e-9 for s in speakers)
+
+
+def test_presets_alone_speak_in_their_own_languages(texts: Path, tmp_path: Path) -> None:
+    speakers = make_speakers(VOICES)
+    blend = next(s for s in speakers if len(s.parts) == 2 and "ko" in s.languages)
+    entries = [("af_sky", "en"), (blend.name, "ko"), ("joe086", "en"), ("jf_alpha", "en")]
+    lines = [{"speaker": name, "language": language} for name, language in entries]
+    (tmp_path / "presets.json").write_text(json.dumps(lines), encoding="utf-8")
+    presets = only_presets(speakers, tmp_path)
+    assert {(s.name, s.languages) for s in presets} == {
+        ("af_sky", ("en",)),
+        ("jf_alpha", ("en",)),
+        (blend.name, ("ko",)),
+    }
+    assert {(s.name, s.parts) for s in presets} <= {(s.name, s.parts) for s in speakers}
+    planned = {(line.speaker.name, line.language) for line in make_plan(texts, presets, HOURS, 0)}
+    assert planned == {("af_sky", "en"), ("jf_alpha", "en"), (blend.name, "ko")}
 
 
 @pytest.mark.parametrize("teacher", FAST_VOICES)

@@ -7,8 +7,9 @@
 Which sentence is spoken by whom, and how fast, follows from the seed and the sentence's place
 alone: workers share the work by number, and the same command goes on where it was stopped. Each
 recording has a line in `audio/lines-*.jsonl`. `--beyond data/nano/codes/train` speaks sentences
-that are not in those shards yet, with the seed of before and more hours. Needs the packages in
-`scripts/corpus/requirements.txt` and the voices of npm's `kokoro-js`.
+that are not in those shards yet, with the seed of before and more hours, or with another seed;
+speakers are the same whatever the seed. Needs the packages in `scripts/corpus/requirements.txt` and
+the voices of npm's `kokoro-js`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pico import Pico
 from plan import beyond, make_plan, share
 from rich.progress import track
 from teacher import RATE, Kokoro, Played, Sound
-from voices import fast_speakers, load_voices, make_speakers
+from voices import fast_speakers, load_voices, make_speakers, only_presets
 
 from voxtral_jax.errors import TextError
 from voxtral_jax.files import append_line, read_lines
@@ -76,15 +77,23 @@ def main(
         list[Path] | None,
         typer.Option("--beyond", exists=True, help="shards of codes that are there already"),
     ] = None,
+    presets: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, help="only preset voices, each in its language"
+        ),
+    ] = None,
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""
     wanted = {language: float(value) for language, _, value in (h.partition("=") for h in hours)}
     speaking: Kokoro | Played
     if teacher is Teacher.KOKORO:
         styles = load_voices(voices)
-        speaking, speakers = Kokoro(styles), make_speakers(sorted(styles), seed)
+        speaking, speakers = Kokoro(styles), make_speakers(sorted(styles))
     else:
         speaking, speakers = Played(FAST[teacher]()), fast_speakers(teacher)
+    if presets is not None:
+        speakers = only_presets(speakers, presets)
     lines = make_plan(texts, speakers, wanted, seed)
     if known:
         lines = beyond(lines, set().union(*map(sentences_of, known)))

@@ -7,14 +7,16 @@ teachers have one voice for a language, which becomes another speaker when it is
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from voxtral_jax.errors import ConfigError
+from voxtral_jax.presets import PRESETS_FILE
 
 ORIGINS = {"a": "en", "b": "en", "e": "es", "f": "fr", "i": "it", "j": "ja", "p": "pt", "z": "zh"}
 """First letter of a voice's name to the language it was made from; Hindi is none of ours."""
@@ -69,8 +71,8 @@ def languages_of(voice: str) -> set[str]:
     return adopted | ({ORIGINS[voice[0]]} if voice[0] in ORIGINS else set())
 
 
-def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
-    """All speakers: the same list for a seed.
+def make_speakers(voices: Sequence[str]) -> list[Speaker]:
+    """All speakers: the same list at all times, so that a name means one voice, in one split.
 
     Args:
         voices: names of the voices at hand.
@@ -78,7 +80,7 @@ def make_speakers(voices: Sequence[str], seed: int = 0) -> list[Speaker]:
     Raises:
         ConfigError: there are too few for blends that only one split has.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     plain = sorted(voice for voice in voices if languages_of(voice) and voice not in SAME)
     languages = sorted({language for voice in plain for language in languages_of(voice)})
     speakers = [
@@ -113,6 +115,21 @@ def _two_of(
         if frozenset((first, second)) not in taken:
             return first, second
     raise ConfigError(f"{len(plain)} voices are too few for speakers that training never hears")
+
+
+def only_presets(speakers: Sequence[Speaker], presets: Path) -> list[Speaker]:
+    """Those who are preset voices, with the languages in which they are.
+
+    Args:
+        presets: folder with `presets.json`, as `presets.py` makes it.
+    """
+    entries = json.loads((presets / PRESETS_FILE).read_text(encoding="utf-8"))
+    pairs = {(entry["speaker"], entry["language"]) for entry in entries}
+    preset = [
+        replace(one, languages=tuple(x for x in one.languages if (one.name, x) in pairs))
+        for one in speakers
+    ]
+    return [one for one in preset if one.languages]
 
 
 def fast_speakers(teacher: str) -> list[Speaker]:
