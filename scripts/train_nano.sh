@@ -35,11 +35,10 @@ $python train.py codec --config configs/nano/decoder.toml start="$runs/encoder" 
     data.manifest="$train" data.validation="$validation" ${DECODER:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/encoder" \
-        manifest="$1" out="$runs/codes/$2" most_broken=1.0 exact="$3"
+        manifest="$1" out="$runs/codes/$2" most_broken=1.0 exact=true "${@:3}"
 }
-tokenize "$train" train true
-tokenize "$validation" validation true
-tokenize "$train" heard false   # voice prompts are what the encoder hears
+tokenize "$train" train heard="$runs/codes/heard"   # voice prompts are what the encoder hears
+tokenize "$validation" validation
 # shellcheck disable=SC2086
 $python train.py speech --config configs/nano/speech.toml run.out="$runs/speech" \
     codec="$runs/encoder" data.codes="$runs/codes/train" data.prompts="$runs/codes/heard" \

@@ -219,8 +219,20 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
         "batch_size": 2,
         "exact": True,
     }
-    run("tokenize", tokens)
+    run("tokenize", tokens | {"heard": str(tmp_path / "heard")})
     (record,) = CodeSource(tmp_path / "codes")
+    # Voice prompts are of the same frames, with the same semantic codes, as the encoder hears them.
+    (heard,) = CodeSource(tmp_path / "heard")
+    assert heard.key == record.key
+    assert np.array_equal(heard.codes[:, 0], record.codes[:, 0])
+    assert not np.array_equal(heard.codes, record.codes)
+    # What is there is not made again; what only one of both lacks is.
+    for file in (tmp_path / "heard").iterdir():
+        file.unlink()
+    run("tokenize", tokens | {"heard": str(tmp_path / "heard")})
+    for name, before in (("codes", record), ("heard", heard)):
+        (after,) = CodeSource(tmp_path / name)
+        assert np.array_equal(after.codes, before.codes)
     height = (
         np.round(np.array(cycles) - cycles_in_frame(config.codec.frame_rate)[0])
         / (PITCHES - 1)
@@ -249,3 +261,5 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
         run("tokenize", tokens | {"codec": "voxtral_jax/assets/nano"})
     with pytest.raises(ConfigError, match="set exact=true"):
         run("tokenize", tokens | {"components": "any.safetensors", "exact": False})
+    with pytest.raises(ConfigError, match="heard goes with exact codes"):
+        run("tokenize", tokens | {"heard": str(tmp_path / "heard"), "exact": False})

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -74,6 +75,8 @@ class TokenizeSettings:
         exact: acoustic codes are those of the recording's goal, which the codec was taught
             (`envelope` in `codec.toml`), not what its encoder hears.
         components: file of what it was taught; None: the run's, if `codec` is one.
+        heard: beside exact codes, directory of shards of what the encoder hears of the same frames:
+            `data.prompts` of speech training.
         most_broken: share of the manifest that may be broken.
     """
 
@@ -85,6 +88,7 @@ class TokenizeSettings:
     speeds: tuple[Positive, ...] = (1.0,)
     exact: bool = False
     components: str | None = None
+    heard: str | None = None
     most_broken: Share = 0.05
 
 
@@ -104,8 +108,10 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     manifest = read_manifest(settings.manifest, need_text=True, most_broken=settings.most_broken)
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
-    out = Path(settings.out) if count == 1 else Path(settings.out) / f"host-{index:05d}"
-    done = done_keys(out)
+    folders = [Path(one) for one in (settings.out, settings.heard) if one is not None]
+    if count > 1:
+        folders = [folder / f"host-{index:05d}" for folder in folders]
+    done = set.intersection(*map(done_keys, folders))
     speeds = settings.speeds
     every = [(one, speed) for one in manifest.utterances for speed in speeds]
     mine = [one for one in every[index::count] if at_speed(*one).key not in done]
@@ -113,13 +119,17 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     mine.sort(key=lambda one: at_speed(*one).seconds, reverse=True)
     failed: list[str] = []
     batches = [mine[i : i + settings.batch_size] for i in range(0, len(mine), settings.batch_size)]
-    with CodeWriter(out) as writer:
+    with ExitStack() as opened:
+        writers = [opened.enter_context(CodeWriter(folder)) for folder in folders]
         read = _read_ahead(batches, settings, config.codec)
         for loaded in track(read, "encoding", total=len(batches)):
             good = [one for one in loaded if isinstance(one, Played)]
             failed += [why for why in loaded if isinstance(why, str)]
-            for record in _encode(codec, config.codec, good, settings.batch_size, components):
-                writer.write(record)
+            for records in _encode(codec, config.codec, good, settings.batch_size, components):
+                # Stopped between the shards of one and the other, a record may lack only one.
+                for writer, record in zip(writers, records, strict=False):
+                    if record.key not in writer.done:
+                        writer.write(record)
     notes.append(f"{len(mine) - len(failed):,} encoded, {len(done):,} were there already")
     if failed:
         notes.append(f"{len(failed)} could not be read and are left out:")
@@ -147,8 +157,9 @@ def encoder_of(path: str, config: VoxtralConfig) -> Params:
 def _components(settings: TokenizeSettings, config: CodecConfig) -> Params | None:
     """What the acoustic latents of the codec were taught, for codes that are to be exact."""
     if not settings.exact:
-        if settings.components is not None:
-            raise ConfigError("components are of exact codes: set exact=true, or leave them out")
+        for name in ("components", "heard"):
+            if getattr(settings, name) is not None:
+                raise ConfigError(f"{name} goes with exact codes: set exact=true, or leave it out")
         return None
     if settings.speeds != (1.0,):
         raise ConfigError("exact codes are of recordings as they are: leave speeds at [1.0]")
@@ -263,21 +274,23 @@ def _encode(
     recordings: Sequence[Played],
     rows: int,
     components: Params | None,
-) -> Iterator[CodeRecord]:
+) -> Iterator[tuple[CodeRecord, CodeRecord]]:
+    """Of each recording its record, and the same with what the encoder hears."""
     if not recordings:
         return
     # Rows of one frame fill the batch up: one program serves all batches of a length.
     spare = [np.zeros(config.frame_samples, np.float32)] * (rows - len(recordings))
     samples = [played.samples for played in recordings] + spare
-    codes = encode_batch(codec, config, samples, default_kernels())
+    heard = encode_batch(codec, config, samples, default_kernels())
+    codes = [made.copy() for made in heard]
     if components is not None:
         goals = [played.goal for played in recordings if played.goal is not None] + spare
         exact = _acoustic_codes(samples, goals, components, config)
         for made, acoustic in zip(codes, exact, strict=True):
             made[:, 1:] = acoustic[: len(made)]
-    for played, made in zip(recordings, codes, strict=False):
+    for played, made, as_heard in zip(recordings, codes, heard, strict=False):
         one = played.utterance
-        yield CodeRecord(
+        record = CodeRecord(
             key=one.key,
             codes=made,
             speech=played.speech,
@@ -289,3 +302,4 @@ def _encode(
             start=one.start,
             end=one.start + one.seconds,
         )
+        yield record, replace(record, codes=as_heard)
