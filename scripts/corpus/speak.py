@@ -79,9 +79,7 @@ def main(
     ] = None,
     presets: Annotated[
         Path | None,
-        typer.Option(
-            exists=True, help="only preset voices, each in its language"
-        ),
+        typer.Option(exists=True, help="only preset voices, each in its language"),
     ] = None,
 ) -> None:
     """Speaks one worker's share of the corpus on one core."""
