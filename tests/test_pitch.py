@@ -261,5 +261,7 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
         run("tokenize", tokens | {"codec": "voxtral_jax/assets/nano"})
     with pytest.raises(ConfigError, match="set exact=true"):
         run("tokenize", tokens | {"components": "any.safetensors", "exact": False})
+    with pytest.raises(ConfigError, match="each needs a folder of its own"):
+        run("tokenize", tokens | {"heard": tokens["out"]})
     with pytest.raises(ConfigError, match="heard goes with exact codes"):
         run("tokenize", tokens | {"heard": str(tmp_path / "heard"), "exact": False})

@@ -109,6 +109,8 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
     folders = [Path(one) for one in (settings.out, settings.heard) if one is not None]
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"out and heard are both {settings.out}: each needs a folder of its own")
     if count > 1:
         folders = [folder / f"host-{index:05d}" for folder in folders]
     done = set.intersection(*map(done_keys, folders))
