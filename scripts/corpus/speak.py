@@ -8,8 +8,9 @@ Which sentence is spoken by whom, and how fast, follows from the seed and the se
 alone: workers share the work by number, and the same command goes on where it was stopped. Each
 recording has a line in `audio/lines-*.jsonl`. `--beyond data/nano/codes/train` speaks sentences
 that are not in those shards yet, with the seed of before and more hours, or with another seed;
-speakers are the same whatever the seed. Needs the packages in `scripts/corpus/requirements.txt` and
-the voices of npm's `kokoro-js`.
+speakers are the same whatever the seed. `--presets data/nano/presets` has preset voices alone
+speak, each in its language. Needs the packages in `scripts/corpus/requirements.txt` and the voices
+of npm's `kokoro-js`.
 """
 
 from __future__ import annotations

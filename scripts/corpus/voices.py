@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Float
 
 from voxtral_jax.errors import ConfigError
-from voxtral_jax.presets import PRESETS_FILE
 
 ORIGINS = {"a": "en", "b": "en", "e": "es", "f": "fr", "i": "it", "j": "ja", "p": "pt", "z": "zh"}
 """First letter of a voice's name to the language it was made from; Hindi is none of ours."""
@@ -123,6 +122,9 @@ def only_presets(speakers: Sequence[Speaker], presets: Path) -> list[Speaker]:
     Args:
         presets: folder with `presets.json`, as `presets.py` makes it.
     """
+    # Here, as it brings jax along, which no other part of speaking needs.
+    from voxtral_jax.presets import PRESETS_FILE
+
     entries = json.loads((presets / PRESETS_FILE).read_text(encoding="utf-8"))
     pairs = {(entry["speaker"], entry["language"]) for entry in entries}
     preset = [

@@ -100,17 +100,18 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
 
     Raises:
         DataError: the manifest cannot be used, or too much of it is broken.
-        ConfigError: there are no exact codes of this codec, or at these speeds.
+        ConfigError: there are no exact codes of this codec, or at these speeds; two kinds of shards
+            would lie in one folder.
     """
+    folders = [Path(one) for one in (settings.out, settings.heard) if one is not None]
+    if len(set(folders)) < len(folders):
+        raise ConfigError(f"out and heard are both {settings.out}: each needs a folder of its own")
     config = source_config(settings.codec)
     codec = encoder_of(settings.codec, config)
     components = _components(settings, config.codec)
     manifest = read_manifest(settings.manifest, need_text=True, most_broken=settings.most_broken)
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
-    folders = [Path(one) for one in (settings.out, settings.heard) if one is not None]
-    if len(set(folders)) < len(folders):
-        raise ConfigError(f"out and heard are both {settings.out}: each needs a folder of its own")
     if count > 1:
         folders = [folder / f"host-{index:05d}" for folder in folders]
     done = set.intersection(*map(done_keys, folders))
@@ -283,13 +284,14 @@ def _encode(
     # Rows of one frame fill the batch up: one program serves all batches of a length.
     spare = [np.zeros(config.frame_samples, np.float32)] * (rows - len(recordings))
     samples = [played.samples for played in recordings] + spare
-    heard = encode_batch(codec, config, samples, default_kernels())
-    codes = [made.copy() for made in heard]
+    heard = codes = encode_batch(codec, config, samples, default_kernels())
     if components is not None:
         goals = [played.goal for played in recordings if played.goal is not None] + spare
         exact = _acoustic_codes(samples, goals, components, config)
-        for made, acoustic in zip(codes, exact, strict=True):
-            made[:, 1:] = acoustic[: len(made)]
+        codes = [
+            np.concatenate([made[:, :1], acoustic[: len(made)]], axis=1)
+            for made, acoustic in zip(heard, exact, strict=True)
+        ]
     for played, made, as_heard in zip(recordings, codes, heard, strict=False):
         one = played.utterance
         record = CodeRecord(
