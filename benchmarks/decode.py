@@ -88,6 +88,7 @@ def run(
     requests = Requests(
         seeds=jnp.arange(batch, dtype=jnp.uint32),
         guidance=jnp.full(batch, 1.2, jnp.float32),
+        noise_scale=jnp.ones(batch, jnp.float32),
         temperature=jnp.zeros(batch, jnp.float32),
         top_p=jnp.ones(batch, jnp.float32),
         least_frames=jnp.full(batch, frames, jnp.int32),

@@ -172,8 +172,18 @@ def test_the_digest_follows_everything_the_audio_depends_on(tmp_path: Path, refe
     ref.rename(tmp_path / "moved.wav")
     assert digest(ref="moved.wav") == same
     soundfile.write(ref, soundfile.read(tmp_path / "moved.wav")[0] * 0.9, 24_000)
-    changed = [digest(), digest(text="Ho."), digest(seed=1), digest(guidance=1), digest(name="y")]
-    assert len({same, *changed}) == 6
+    changed = [
+        digest(**fields)
+        for fields in (
+            {},
+            {"text": "Ho."},
+            {"seed": 1},
+            {"guidance": 1},
+            {"noise_scale": 1},
+            {"name": "y"},
+        )
+    ]
+    assert len({same, *changed}) == 7
 
 
 def test_models_are_told_apart_by_their_weights(tmp_path: Path, reference: Path) -> None:

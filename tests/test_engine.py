@@ -67,6 +67,7 @@ def test_requests_in_shared_slots_equal_those_alone(engine: Engine, model: Model
         {
             "seed": i,
             "guidance": 1.0 + i / 4,
+            "noise_scale": 1.0 - i / 8,
             "temperature": 0.5 * (i % 2),
             "max_seconds": 0.4 + i / 5,
         }

@@ -42,6 +42,7 @@ def requests_of(rows: int, **columns) -> Requests:
     defaults = {
         "seeds": np.arange(rows),
         "guidance": np.full(rows, 1.2),
+        "noise_scale": np.ones(rows),
         "temperature": np.zeros(rows),
         "top_p": np.ones(rows),
         "least_frames": np.full(rows, FRAMES),
@@ -141,6 +142,26 @@ def test_noise_is_standard_normal() -> None:
     noise = np.asarray(frame_noise(jnp.arange(500), jnp.arange(500), 36))
     assert abs(noise.mean()) < 0.02
     assert abs(noise.std() - 1) < 0.02
+
+
+def test_the_noise_is_scaled(model: Model) -> None:
+    prompt = prompts_of(model, TEXTS, ["de_male"] * 3)
+    width = model.config.audio.n_acoustic_codebook
+    seeds = jnp.arange(3, dtype=jnp.uint32)
+    frames = jnp.arange(FRAMES)
+    noise = jnp.stack([frame_noise(jnp.full(FRAMES, seed), frames, width) for seed in seeds])
+    scales = jnp.array([0.25, 0.0, 1.5])
+    ours = run(model, prompt, requests_of(3, noise_scale=scales))
+    theirs = run(model, prompt, requests_of(3, noise=scales[:, None, None] * noise))
+    np.testing.assert_array_equal(ours.tokens, theirs.tokens)
+    whole = run(model, prompt, requests_of(3))
+    assert (ours.tokens != whole.tokens).any(axis=(1, 2)).all()
+
+
+def test_without_noise_no_seed_matters(model: Model) -> None:
+    prompt = prompts_of(model, TEXTS[:1] * 2, ["de_male"] * 2)
+    state = run(model, prompt, requests_of(2, seeds=[1, 2], noise_scale=[0.0, 0.0]))
+    np.testing.assert_array_equal(state.tokens[0], state.tokens[1])
 
 
 def rows_of(logits: np.ndarray, temperature: float, top_p: float, seeds) -> np.ndarray:

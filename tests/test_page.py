@@ -149,12 +149,13 @@ def use_recording(page: Page) -> None:
 def test_what_is_downloaded_is_what_the_engine_says(
     page: Page, engine: Engine, seed: int, reason: str
 ) -> None:
-    theirs = engine.speak(TEXT, voice="de_male", seed=seed, guidance=1.5).result()
+    theirs = engine.speak(TEXT, voice="de_male", seed=seed, guidance=1.5, noise_scale=0.5).result()
     assert theirs.finish_reason == reason
     page.get_by_label("Preset voice").select_option("de_male")
     page.get_by_text("More").click()
     page.get_by_label("Seed").fill(f"{seed}")
     page.get_by_label("Guidance").fill("1.5")
+    page.get_by_label("Noise").fill("0.5")
     speak(page)
     ending = ", cut at the longest it may take" if reason == "length" else ""
     expect(page.get_by_role("status")).to_have_text(f"Done: {theirs.seconds:.1f} s{ending}")

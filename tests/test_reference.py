@@ -180,6 +180,7 @@ def requests(guidance: float, noise: np.ndarray) -> Requests:
     return Requests(
         seeds=jnp.zeros(1, jnp.uint32),
         guidance=jnp.full(1, guidance, jnp.float32),
+        noise_scale=jnp.ones(1),
         temperature=jnp.zeros(1),
         top_p=jnp.ones(1),
         least_frames=jnp.zeros(1, jnp.int32),

@@ -129,7 +129,14 @@ def test_events_bring_audio_and_at_last_the_usage(client, spoken: vx.Speech) -> 
 
 
 def test_options_reach_the_engine(client, model: Model) -> None:
-    options = {"seed": 5, "guidance": 2.0, "temperature": 0.8, "top_p": 0.9, "language": "de"}
+    options = {
+        "seed": 5,
+        "guidance": 2.0,
+        "noise_scale": 0.5,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "language": "de",
+    }
     answer = ask(client, response_format="pcm", voice={"id": "de_male"}, **options)
     wanted = vx.synthesize(model, TEXT, voice="de_male", max_seconds=0.8, **options)
     same(answer.content, wanted)

@@ -119,15 +119,25 @@ def test_a_text_cut_short_does_not_touch_the_next(model: Model) -> None:
 def test_nothing_compiles_again_for_texts_in_the_same_buckets(model: Model) -> None:
     list(vx.stream(model, "Here we go.", max_seconds=1))
     before = (admit._cache_size(), advance._cache_size())
-    vx.synthesize(model, "Here they go!", max_seconds=1, seed=9, guidance=2.0)
+    vx.synthesize(model, "Here they go!", max_seconds=1, seed=9, guidance=2.0, noise_scale=0.5)
     vx.synthesize(model, "There it is?", max_seconds=0.9, temperature=0.7, top_p=0.9)
     assert (admit._cache_size(), advance._cache_size()) == before
+
+
+def test_the_models_own_flow_options_are_the_defaults(model: Model) -> None:
+    own = replace(model, config=replace(model.config, guidance=2.0, noise_scale=0.5))
+    ours = vx.synthesize(own, TEXT, max_seconds=1)
+    theirs = vx.synthesize(model, TEXT, max_seconds=1, guidance=2.0, noise_scale=0.5)
+    np.testing.assert_array_equal(ours.codes, theirs.codes)
+    asked = vx.synthesize(own, TEXT, max_seconds=1, guidance=1.2, noise_scale=1.0)
+    np.testing.assert_array_equal(asked.codes, vx.synthesize(model, TEXT, max_seconds=1).codes)
 
 
 def test_options_change_what_they_should(model: Model) -> None:
     base = vx.synthesize(model, TEXT, max_seconds=1)
     for options in (
         {"guidance": 3.0},
+        {"noise_scale": 0.25},
         {"steps": 3},
         {"solver": "midpoint"},
         {"temperature": 1.0},
@@ -170,6 +180,8 @@ def test_speech_is_saved_and_plays_in_a_notebook(speech: Speech, tmp_path: Path)
         ({"guidance": -1}, RequestError, "guidance must be from"),
         ({"guidance": "high"}, RequestError, "guidance must be from"),
         ({"guidance": float("nan")}, RequestError, "guidance must be from"),
+        ({"noise_scale": -0.1}, RequestError, "noise_scale must be from"),
+        ({"noise_scale": 2.1}, RequestError, "noise_scale must be from"),
         ({"temperature": -0.1}, RequestError, "temperature must be from"),
         ({"top_p": 0}, RequestError, "top_p must be from"),
         ({"max_seconds": 0}, RequestError, "max_seconds must be from"),

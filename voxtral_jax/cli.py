@@ -82,6 +82,10 @@ def speak(
     guidance: Annotated[
         float | None, typer.Option(help="Of the flow; 1 is none (default: the model's).")
     ] = None,
+    noise_scale: Annotated[
+        float | None,
+        typer.Option(help="Of the flow's start; less is clearer (default: the model's)."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Flow steps (default: the model's).")] = None,
     solver: Annotated[str, typer.Option(help="euler or midpoint.")] = "euler",
     temperature: Annotated[float, typer.Option(help="Of the semantic code; 0: likeliest.")] = 0.0,
@@ -118,6 +122,7 @@ def speak(
     check(what)
     how: dict[str, Any] = {
         "guidance": guidance,
+        "noise_scale": noise_scale,
         "steps": steps,
         "solver": solver,
         "temperature": temperature,

@@ -345,6 +345,8 @@ class VoxtralConfig:
     models)."""
     guidance: float = 1.2
     """Ours: of the flow, unless a request asks for another one; the released model's by default."""
+    noise_scale: float = 1.0
+    """Ours: times the noise that the flow starts from, likewise; 1 is what it learned from."""
     part_seconds: float = PART_SECONDS
     """Ours: about how much of a long text is spoken at once: what the model learned from."""
     multimodal: MultimodalConfig
@@ -353,6 +355,7 @@ class VoxtralConfig:
         _check(not self.use_biases, "use_biases: only false is supported")
         _check(self.causal, "causal: only true is supported")
         _check(0 <= self.guidance <= 20, "guidance must be from 0 to 20")
+        _check(0 <= self.noise_scale <= 2, "noise_scale must be from 0 to 2")
         _check(1 <= self.part_seconds <= 60, "part_seconds must be from 1 to 60")
         _check(self.head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)")
         _check(

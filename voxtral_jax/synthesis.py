@@ -49,6 +49,7 @@ def synthesize(  # type: ignore[misc]
     ref: Reference | Sequence[Reference] | None = None,
     seed: int | Sequence[int] = 0,
     guidance: float | None = None,
+    noise_scale: float | None = None,
     steps: int | None = None,
     solver: str = "euler",
     temperature: float = 0.0,
@@ -70,6 +71,8 @@ def synthesize(  # type: ignore[misc]
         ref: recording to clone, a file or (samples, rate); a list gives each text its own.
         seed: 0 to 2^32 - 1; the same seed gives the same audio, alone or in any batch.
         guidance: how closely the flow follows the decoder; 1 is none. The model's own by default.
+        noise_scale: times the noise that the flow starts from: less is clearer and less varied, 1
+            is what models learn from. The model's own by default.
         steps: of the flow; the checkpoint's own number by default.
         solver: "euler", or "midpoint" with two evaluations a step.
         temperature: of the semantic code; 0 takes the likeliest.
@@ -89,6 +92,7 @@ def synthesize(  # type: ignore[misc]
     begun = time.perf_counter()
     options = Options(
         guidance=guidance,
+        noise_scale=noise_scale,
         steps=steps,
         solver=solver,
         temperature=temperature,
@@ -131,6 +135,7 @@ def stream(
     ref: Reference | None = None,
     seed: int = 0,
     guidance: float | None = None,
+    noise_scale: float | None = None,
     steps: int | None = None,
     solver: str = "euler",
     temperature: float = 0.0,
@@ -152,6 +157,7 @@ def stream(
     begun = time.perf_counter()
     options = Options(
         guidance=guidance,
+        noise_scale=noise_scale,
         steps=steps,
         solver=solver,
         temperature=temperature,

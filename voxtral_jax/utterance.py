@@ -26,6 +26,7 @@ class Options:
     """How to speak; the fields are the options of `synthesize`."""
 
     guidance: float | None = None
+    noise_scale: float | None = None
     steps: int | None = None
     solver: str = "euler"
     temperature: float = 0.0
@@ -36,12 +37,13 @@ class Options:
     def __post_init__(self) -> None:
         for name, least, most in (
             ("guidance", 0.0, 20.0),
+            ("noise_scale", 0.0, 2.0),
             ("temperature", 0.0, 10.0),
             ("top_p", 1e-6, 1.0),
             ("max_seconds", 0.1, 3600.0),
         ):
             value = getattr(self, name)
-            if value is None and name in ("max_seconds", "guidance"):
+            if value is None and name in ("guidance", "noise_scale", "max_seconds"):
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not number or not least <= value <= most:
@@ -159,6 +161,9 @@ def _utterance(
                 least_frames=min(limits.minimum, most),
                 most_frames=most,
                 guidance=config.guidance if options.guidance is None else options.guidance,
+                noise_scale=(
+                    config.noise_scale if options.noise_scale is None else options.noise_scale
+                ),
                 temperature=options.temperature,
                 top_p=options.top_p,
             )

@@ -31,6 +31,7 @@ class Requests:
     Attributes:
         seeds: `[B]` uint32; noise and draws depend on the seed and the frame's index alone.
         guidance: `[B]` float32, strength of the flow's guidance (1: none).
+        noise_scale: `[B]` float32, times the noise that the flow starts from (1: as trained).
         temperature: `[B]` float32 of the semantic code; 0 takes the likeliest.
         top_p: `[B]` float32, share of the probability that is drawn from.
         least_frames: `[B]` int32, frames before which the speech may not end.
@@ -40,6 +41,7 @@ class Requests:
 
     seeds: Int[Array, " B"]
     guidance: Float[Array, " B"]
+    noise_scale: Float[Array, " B"]
     temperature: Float[Array, " B"]
     top_p: Float[Array, " B"]
     least_frames: Int[Array, " B"]
@@ -86,7 +88,7 @@ class Frame:
 
 
 def frame_noise(seeds: Int[Array, " B"], frames: Int[Array, " B"], width: int) -> Array:
-    """Starting noise of the flow, `[B, width]` float32, from (seed, frame index) alone."""
+    """Noise of the flow's start, `[B, width]` float32, from (seed, frame index) alone."""
 
     def one(seed: Array, frame: Array) -> Array:
         return jax.random.normal(jax.random.fold_in(jax.random.key(seed), frame), (width,))
@@ -146,8 +148,9 @@ def make_frame(
         noise = frame_noise(requests.seeds, state.frames, audio.n_acoustic_codebook)
     else:
         noise = jnp.take_along_axis(requests.noise, state.frames[:, None, None], axis=1)[:, 0]
+    start = requests.noise_scale[:, None] * noise
     end, codes = sample_flow(
-        params["flow"], audio, sampler, table, state.hidden, noise, requests.guidance
+        params["flow"], audio, sampler, table, state.hidden, start, requests.guidance
     )
     acoustic = jnp.where((semantic == END_AUDIO)[:, None], EMPTY_AUDIO, codes + TOKEN_OFFSET)
     return Frame(jnp.concatenate([semantic[:, None], acoustic], axis=1), end)

@@ -43,6 +43,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Texts spoken together.")] = 16,
     threads: Annotated[int, typer.Option(help="CPU threads of each judge.")] = 1,
     guidance: Annotated[float | None, typer.Option(help="As in synthesize.")] = None,
+    noise_scale: Annotated[float | None, typer.Option(help="As in synthesize.")] = None,
     steps: Annotated[int | None, typer.Option(help="As in synthesize.")] = None,
     solver: Annotated[str | None, typer.Option(help="As in synthesize.")] = None,
     temperature: Annotated[float | None, typer.Option(help="As in synthesize.")] = None,
@@ -63,6 +64,7 @@ def evaluate(
         name: value
         for name, value in (
             ("guidance", guidance),
+            ("noise_scale", noise_scale),
             ("steps", steps),
             ("solver", solver),
             ("temperature", temperature),

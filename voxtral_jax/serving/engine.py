@@ -192,6 +192,7 @@ class Engine:
         ref: Reference | None = None,
         seed: int = 0,
         guidance: float | None = None,
+        noise_scale: float | None = None,
         steps: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -215,6 +216,7 @@ class Engine:
         """
         options = Options(
             guidance=guidance,
+            noise_scale=noise_scale,
             steps=steps,
             temperature=temperature,
             top_p=top_p,

@@ -47,7 +47,7 @@ class Line:
         voice: `[N, D]`, the voice prompt.
         seed: of noise and draws.
         least_frames, most_frames: the speech may not end before, and is cut after.
-        guidance, temperature, top_p: see `voxtral_jax.decoder.generate.Requests`.
+        guidance, noise_scale, temperature, top_p: see `voxtral_jax.decoder.generate.Requests`.
     """
 
     ids: list[int]
@@ -56,6 +56,7 @@ class Line:
     least_frames: int
     most_frames: int
     guidance: float
+    noise_scale: float
     temperature: float
     top_p: float
 
@@ -300,6 +301,7 @@ def batch(lines: Sequence[Line]) -> tuple[PromptBatch, Requests]:
     requests = Requests(
         seeds=column("seed", np.uint32),
         guidance=column("guidance", np.float32),
+        noise_scale=column("noise_scale", np.float32),
         temperature=column("temperature", np.float32),
         top_p=column("top_p", np.float32),
         least_frames=column("least_frames", np.int32),

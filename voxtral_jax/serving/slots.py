@@ -90,7 +90,7 @@ def open_slots(
     tokens = jnp.zeros((slots, most_frames, config.audio.n_codebooks), jnp.int32)
     return Slots(
         generation=Generation(cache, nothing, hidden, tokens, nothing, nothing.astype(bool)),
-        requests=Requests(nothing.astype(jnp.uint32), none, none, none, nothing, nothing),
+        requests=Requests(nothing.astype(jnp.uint32), none, none, none, none, nothing, nothing),
         stream=decoder_stream(config.codec, slots),
         voiced=nothing,
     )

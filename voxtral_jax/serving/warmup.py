@@ -31,7 +31,7 @@ def warm_up(model: Model, room: Room, chunks: Sequence[int], samplers: Sequence[
     width = model.config.dim
     for length in bucket_sizes(LEAST_PROMPT, room.prompt):
         tokens = min(length, room.prompt)
-        line = Line([1] * tokens, np.zeros((1, width), np.float32), 0, 0, 1, 1.0, 0.0, 1.0)
+        line = Line([1] * tokens, np.zeros((1, width), np.float32), 0, 0, 1, 1.0, 1.0, 0.0, 1.0)
         scheduler.admit([(0, line, samplers[0])])
         scheduler.cancel(0)
     for sampler in samplers:

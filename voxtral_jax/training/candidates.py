@@ -38,7 +38,7 @@ class Sampling:
         count: N, candidates for each prompt.
         temperature: of the semantic code; at 0 only the flow's noise would differ.
         top_p: share of the probability that is drawn from.
-        guidance: of the flow.
+        guidance, noise_scale: of the flow.
         seed: of the first candidate; the others have the next ones.
     """
 
@@ -46,6 +46,7 @@ class Sampling:
     temperature: float
     top_p: float
     guidance: float
+    noise_scale: float
     seed: int
 
 
@@ -121,6 +122,7 @@ def _speak(model: Model, batch: list[Prompt], sampling: Sampling) -> list[list[S
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         guidance=sampling.guidance,
+        noise_scale=sampling.noise_scale,
     )
     return [spoken[i : i + count] for i in range(0, len(spoken), count)]
 

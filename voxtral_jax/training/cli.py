@@ -21,6 +21,7 @@ class Stage(StrEnum):
     CODEC = "codec"
     TOKENIZE = "tokenize"
     SPEECH = "speech"
+    REDRAW = "redraw"
     DPO = "dpo"
     EXPORT = "export"
 

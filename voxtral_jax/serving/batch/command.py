@@ -39,6 +39,7 @@ def batch(
     format: Annotated[str | None, typer.Option(help="Likewise (default: wav).")] = None,
     seed: Annotated[int | None, typer.Option(help="Likewise.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Likewise.")] = None,
+    noise_scale: Annotated[float | None, typer.Option(help="Likewise.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Likewise.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Likewise.")] = None,
     model: ModelOption = None,
@@ -90,6 +91,7 @@ def batch(
         "format": format,
         "seed": seed,
         "guidance": guidance,
+        "noise_scale": noise_scale,
         "temperature": temperature,
         "max_seconds": max_seconds,
     }

@@ -40,7 +40,7 @@ class Job:
         format: of the file.
         voice: a preset, or the path of a saved voice; None is the language's default.
         ref: path of a recording to clone.
-        seed, language, guidance, temperature, max_seconds: as in `synthesize`.
+        seed, language, guidance, noise_scale, temperature, max_seconds: as in `synthesize`.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -56,6 +56,7 @@ class Job:
     seed: Annotated[int, Field(ge=0, le=LARGEST_SEED)] = 0
     language: str | None = None
     guidance: float | None = None
+    noise_scale: float | None = None
     temperature: float = 0.0
     max_seconds: float | None = None
 
@@ -94,7 +95,12 @@ def check_job(job: Job, voices: Collection[str]) -> None:
     check(clean(job.text))
     check_name(job.name)
     format_of(job.name, job.format)
-    Options(guidance=job.guidance, temperature=job.temperature, max_seconds=job.max_seconds)
+    Options(
+        guidance=job.guidance,
+        noise_scale=job.noise_scale,
+        temperature=job.temperature,
+        max_seconds=job.max_seconds,
+    )
     if job.voice is not None and job.ref is not None:
         raise JobError("it names a voice and a ref; keep one of them")
     if job.source is None and job.voice is not None and job.voice not in voices:

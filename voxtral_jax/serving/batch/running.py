@@ -198,6 +198,7 @@ class Speaker:
             voice=self._voices.of(job),
             seed=job.seed,
             guidance=job.guidance,
+            noise_scale=job.noise_scale,
             temperature=job.temperature,
             max_seconds=job.max_seconds,
             language=job.language,

@@ -51,6 +51,10 @@ class Manner(BaseModel):
     guidance: float | None = Field(
         None, description="Of the flow, 0 to 20; 1 is none. The model's own by default."
     )
+    noise_scale: float | None = Field(
+        None,
+        description="Of the flow's start, 0 to 2: less is clearer. The model's own by default.",
+    )
     steps: int | None = Field(None, description="Of the flow; the model's by default.")
     temperature: float = Field(0.0, description="Of the semantic code, 0 to 10; 0: likeliest.")
     top_p: float = Field(1.0, description="Share of the probability drawn from, up to 1.")
@@ -65,7 +69,8 @@ class Manner(BaseModel):
         """What the engine takes beside text and voice."""
         return self.model_dump(
             include={
-                *("language", "seed", "guidance", "steps", "temperature", "top_p", "max_seconds")
+                *("language", "seed", "guidance", "noise_scale", "steps"),
+                *("temperature", "top_p", "max_seconds"),
             }
         )
 

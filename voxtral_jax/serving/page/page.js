@@ -29,6 +29,7 @@ function request() {
     input: $("text").value,
     seed: $("seed").valueAsNumber,
     guidance: $("guidance").valueAsNumber,
+    noise_scale: $("noise-scale").valueAsNumber,
     temperature: $("temperature").valueAsNumber,
   };
   if ($("language").value) fields.language = $("language").value;

@@ -71,7 +71,7 @@ class CandidateSettings:
         codes: directory of code shards: their texts are spoken in their speakers' voices.
         prompts: how many of them; None is all.
         count: candidates for each.
-        temperature, top_p, guidance: how they are spoken.
+        temperature, top_p, guidance, noise_scale: how they are spoken.
     """
 
     codes: str
@@ -80,6 +80,7 @@ class CandidateSettings:
     temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Share = 0.95
     guidance: float = 1.2
+    noise_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,7 @@ def _make_pairs(
             temperature=how.temperature,
             top_p=how.top_p,
             guidance=how.guidance,
+            noise_scale=how.noise_scale,
             seed=settings.run.seed,
         )
         prompts = prompts_of(CodeSource(how.codes), how.prompts)
