@@ -21,7 +21,6 @@ class Stage(StrEnum):
     CODEC = "codec"
     TOKENIZE = "tokenize"
     SPEECH = "speech"
-    REDRAW = "redraw"
     DPO = "dpo"
     EXPORT = "export"
 

@@ -9,8 +9,6 @@ from jaxtyping import Array, Float, Int
 
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.codec.quantizer import nearest
-from voxtral_jax.config import CodecConfig
-from voxtral_jax.kernels.fsq import code_values
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import losses
@@ -31,9 +29,8 @@ class Encoded:
         lengths: `[B]` frames that are valid.
         frames: `[B, T]` float32, 1 where valid.
         latents: `[B, T, C]` before quantisation.
-        heard: what is decoded of them: acoustic latents are exact in the rows drawn for it, in
-            others all are those of the batch's codes where it has some.
-        codes: `[B, T]` the semantic codes of these.
+        heard: what is decoded of them: acoustic latents are exact in the rows drawn for it.
+        codes: `[B, T]` the semantic codes.
         drawn_to: where commitment draws the semantic latents: codebook entries, or the anchor's.
         envelope: loss of the envelopes that the acoustic latents name; 0 where none are taught.
         early: of those that are heard in the middle of the encoder.
@@ -70,7 +67,6 @@ def encode_batch(
     lengths = -(-steps // c.stride)
     frames = (jnp.arange(latents.shape[1]) < lengths[:, None]).astype(jnp.float32)
     heard, envelope, early = latents, jnp.zeros(()), jnp.zeros(())
-    as_exact, pitch = jnp.zeros((rows, 1, 1), bool), None
     if (components := weights.get("envelope")) is not None:
         made = envelopes(batch.samples, c)
         teaches_pitch = training.envelope.pitch > 0
@@ -83,12 +79,10 @@ def encode_batch(
             apart = pitch_loss(acoustic[..., -LATENTS:], exact[..., -LATENTS:], frames)
             envelope = envelope + training.envelope.pitch * apart
             # What the decoder would have them say would only disturb what they are taught.
-            own_pitch = jax.lax.stop_gradient(acoustic[..., -LATENTS:])
-            acoustic = acoustic.at[..., -LATENTS:].set(own_pitch)
-            pitch = exact[..., -LATENTS:]
-        chance = jax.random.uniform(jax.random.fold_in(key, 1), (rows, 1, 1))
-        as_exact = chance < training.envelope.exact_share
-        acoustic = jnp.where(as_exact, jnp.arctanh(exact), acoustic)
+            pitch = jax.lax.stop_gradient(acoustic[..., -LATENTS:])
+            acoustic = acoustic.at[..., -LATENTS:].set(pitch)
+        taught = jax.random.uniform(jax.random.fold_in(key, 1), (rows, 1, 1))
+        acoustic = jnp.where(taught < training.envelope.exact_share, jnp.arctanh(exact), acoustic)
         heard = jnp.concatenate([semantic, acoustic], axis=-1)
     table = codebook_of(weights).table
     own = nearest(jax.lax.stop_gradient(latents[..., : c.semantic_dim]), table)
@@ -97,36 +91,8 @@ def encode_batch(
         codes = nearest(drawn_to, table)
     else:
         codes, drawn_to = own, jax.lax.stop_gradient(jnp.take(table, own, axis=0))
-    if batch.codes is not None:
-        given = (batch.codes[..., :1] >= 0) & ~as_exact
-        latents_of = given_latents(batch.codes, table, c, pitch)
-        heard = jnp.where(given, latents_of, heard)
-        codes = jnp.where(given[..., 0], batch.codes[..., 0], codes)
     kept = weighted_mean((own == codes).astype(jnp.float32), frames)
     return Encoded(lengths, frames, latents, heard, codes, drawn_to, envelope, early, kept)
-
-
-def given_latents(
-    codes: Int[Array, "B T K"],
-    table: Float[Array, "entries semantic"],
-    config: CodecConfig,
-    pitch: Float[Array, "B T P"] | None,
-) -> Float[Array, "B T C"]:
-    """Latents, before quantisation, of codes that were not made here.
-
-    Args:
-        codes: no offset.
-        table: of the semantic codes.
-        config: of the codec.
-        pitch: what takes the place of the last ones: with another pitch than that of what is to be
-            given back there is nothing to compare.
-    """
-    acoustic = code_values(jnp.maximum(codes[..., 1:], 0), config.acoustic_codebook_size)
-    if pitch is not None:
-        acoustic = acoustic.at[..., -LATENTS:].set(pitch)
-    inside = 1 - 0.25 / config.acoustic_codebook_size  # rounds to the same level
-    acoustic = jnp.arctanh(jnp.clip(acoustic, -inside, inside))
-    return jnp.concatenate([jnp.take(table, codes[..., 0], axis=0), acoustic], axis=-1)
 
 
 def encoder_losses(training: CodecTraining, encoded: Encoded) -> tuple[Array, dict[str, Array]]:

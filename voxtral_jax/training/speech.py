@@ -119,25 +119,6 @@ class PlaceLosses:
     attention: Float[Array, "B M"]
 
 
-def target_states(
-    params: Params,
-    config: VoxtralConfig,
-    batch: SpeechBatch,
-    keep: str,
-    guided: tuple[int, ...] = (),
-) -> tuple[Float[Array, "B M D"], Sequence[tuple[Array, Array]]]:
-    """Hidden states that predict the targets, and what the first heads of `guided` layers see.
-
-    Arguments are those of `place_losses`.
-    """
-    decoder, tokens = Decoder(config, keep), batch.tokens.astype(jnp.int32)
-    x = apply(decoder, params["decoder"], batch.ids, tokens, batch.audio, method="embed_packed")
-    hidden, watched = apply(
-        decoder, params["decoder"], x, batch.positions, batch.segments, guided, method="hidden"
-    )
-    return jnp.take_along_axis(hidden, batch.places[..., None], axis=1), watched
-
-
 def place_losses(
     params: Params,
     config: VoxtralConfig,
@@ -153,13 +134,14 @@ def place_losses(
         keep: a key of `voxtral_jax.nn.module.REMAT`.
         guided: layers whose first head should look at what is heard.
     """
-    audio, head, targets = (
-        config.audio,
-        FlowHead(config.audio, keep),
-        batch.targets.astype(jnp.int32),
+    audio, decoder, head = config.audio, Decoder(config, keep), FlowHead(config.audio, keep)
+    tokens, targets = batch.tokens.astype(jnp.int32), batch.targets.astype(jnp.int32)
+    x = apply(decoder, params["decoder"], batch.ids, tokens, batch.audio, method="embed_packed")
+    hidden, watched = apply(
+        decoder, params["decoder"], x, batch.positions, batch.segments, guided, method="hidden"
     )
-    hidden, watched = target_states(params, config, batch, keep, guided)
     attention = guided_attention(batch, watched)
+    hidden = jnp.take_along_axis(hidden, batch.places[..., None], axis=1)
     logits = apply(head, params["flow"], hidden, method="semantic_logits")
 
     codes = jnp.maximum(targets[..., 1:] - TOKEN_OFFSET, 0)

@@ -22,8 +22,6 @@ class CropBatch:
         utterances: `[B]` int32, which utterance of the manifest each row is of.
         targets: arrays `[B, ...]` that the distillation asked for, by name.
         goals: `[B, S]` what the codec is to give back, where that is something else.
-        codes: `[B, T, K]` int32 codes of the crops that the decoder is to learn, -1 where there are
-            none; None where it learns what the encoder makes.
     """
 
     samples: Float[Any, "B S"]
@@ -31,7 +29,6 @@ class CropBatch:
     utterances: Int[Any, " B"]
     targets: dict[str, Any]
     goals: Float[Any, "B S"] | None = None
-    codes: Int[Any, "B T K"] | None = None
 
     @property
     def wanted(self) -> Float[Any, "B S"]:

@@ -9,7 +9,6 @@ from voxtral_jax.training.loop import train
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 from voxtral_jax.training.stages.dpo import DpoSettings, dpo_task
 from voxtral_jax.training.stages.export import ExportSettings, export
-from voxtral_jax.training.stages.redraw import RedrawSettings, redraw
 from voxtral_jax.training.stages.speech import SpeechSettings, speech_task
 from voxtral_jax.training.stages.tokenize import TokenizeSettings, tokenize
 from voxtral_jax.training.task import Task
@@ -18,7 +17,6 @@ SETTINGS: Mapping[str, type] = {
     "codec": CodecSettings,
     "tokenize": TokenizeSettings,
     "speech": SpeechSettings,
-    "redraw": RedrawSettings,
     "dpo": DpoSettings,
     "export": ExportSettings,
 }
@@ -36,8 +34,6 @@ def run(stage: str, settings: Any) -> list[str]:
     """Runs a stage to its end; returns what to tell of it."""
     if stage == "tokenize":
         return tokenize(settings)
-    if stage == "redraw":
-        return redraw(settings)
     if stage == "export":
         return export(settings)
     state = train(TASKS[stage](settings, read_data=True), settings)

@@ -27,7 +27,6 @@ from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.crops import crop_batches, validation_crops
 from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
-from voxtral_jax.training.data.shards import CodeSource
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
@@ -73,9 +72,6 @@ class CropSettings:
     Attributes:
         manifest: of recordings (`voxtral_jax.training.data.manifest`).
         validation: another one; the first `logging.samples` of it are logged as audio.
-        codes: directory of code shards of these recordings, or of some of them, as a speech model
-            draws them (`train.py redraw`): the decoder, which learns alone, learns to decode them
-            in rows that are not decoded from exact components.
         batch_size: crops in a step, over all devices.
         crop_seconds: of each.
         validation_seconds: of each recording that validation looks at.
@@ -85,7 +81,6 @@ class CropSettings:
 
     manifest: str
     validation: str | None = None
-    codes: str | None = None
     batch_size: Count
     crop_seconds: Positive = 2.0
     validation_seconds: Positive = 8.0
@@ -175,10 +170,6 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
     if settings.part == "encoder" and settings.envelope.weight == 0:
         raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
-    if data.codes is not None and settings.part != "decoder":
-        raise ConfigError(
-            'data.codes are not the encoder\'s: the decoder learns, set part="decoder"'
-        )
     taught = settings.envelope
     if taught.fixed_filters and settings.start is None and not taught.used:
         raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
@@ -212,7 +203,6 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     alone = settings.part == "encoder"
     loss = encoder_loss if alone else codec_loss
     unreadable = Unreadable(manifest, data.most_broken)
-    codes = CodeSource(data.codes) if data.codes is not None and read_data else None
 
     def batches(process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
         return crop_batches(
@@ -223,7 +213,6 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             batch_size=data.batch_size,
             seed=settings.run.seed,
             targets=training.distillation.targets,
-            codes=codes,
             workers=data.workers,
             process=process,
         )
@@ -270,13 +259,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,
-        example=lambda: example_batch(
-            training,
-            data.batch_size,
-            crop,
-            goals=manifest.has_goals,
-            codes=data.codes is not None,
-        ),
+        example=lambda: example_batch(training, data.batch_size, crop, manifest.has_goals),
         validate=_validation(settings, training) if data.validation and read_data else None,
         critic=critics.optimizer if training.discriminators else None,
         about={"stage": "codec", "params": config.to_dict()},
@@ -327,11 +310,9 @@ def manifest_notes(manifest: Manifest) -> tuple[str, ...]:
 
 
 def example_batch(
-    training: CodecTraining, batch_size: int, crop: int, *, goals: bool = False, codes: bool = False
+    training: CodecTraining, batch_size: int, crop: int, goals: bool = False
 ) -> CropBatch:
     """A batch of zeros in the shapes that the stage trains on."""
-    c = training.config
-    frames = crop // c.frame_samples
     one = training.distillation.targets(NOBODY, 0, 0, False)
     silence = np.zeros((batch_size, crop), np.float32)
     return CropBatch(
@@ -340,7 +321,6 @@ def example_batch(
         utterances=np.zeros(batch_size, np.int32),
         targets={name: np.zeros((batch_size, *np.shape(x)), x.dtype) for name, x in one.items()},
         goals=silence if goals else None,
-        codes=np.zeros((batch_size, frames, c.n_codebooks), np.int32) if codes else None,
     )
 
 

@@ -18,6 +18,7 @@ from rich.progress import track
 
 from voxtral_jax.audio import resample
 from voxtral_jax.audio.activity import voice_activity
+from voxtral_jax.audio.reference import MARGIN, SILENT_PEAK, normalise_loudness, sounding_spans
 from voxtral_jax.buckets import bucket
 from voxtral_jax.codec import fold
 from voxtral_jax.codec.run import LEAST_FRAMES, encode_batch
@@ -28,7 +29,6 @@ from voxtral_jax.parameters import Params
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.manifest import Utterance, goal_of, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
-from voxtral_jax.training.data.references import as_reference, with_goal
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
 from voxtral_jax.training.envelope import read_components
 from voxtral_jax.training.pitch import exact_codes
@@ -208,10 +208,13 @@ def _read_ahead(
                 samples = samples[: len(goal)]
             one = at_speed(one, speed)
             if settings.as_references:
-                if goal is None:
-                    samples, first = as_reference(samples, rate)
-                else:
-                    samples, goal, first = with_goal(samples, goal, rate, config.frame_samples)
+                whole = samples
+                # A goal's pitch goes by its frames, which must stay where they are.
+                step = 1 if goal is None else config.frame_samples
+                samples, first = as_reference(whole, rate, step)
+                if goal is not None:
+                    gain = np.abs(samples).max() / np.abs(whole[first:][: len(samples)]).max()
+                    goal = goal[first:][: len(samples)] * gain
                 ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
                 one = replace(one, phoneme_ends=ends)
         except (AudioError, DataError) as error:
@@ -228,6 +231,27 @@ def _read_ahead(
             waiting += [
                 [pool.submit(read, *one) for one in batch] for batch in islice(remaining, 1)
             ]
+
+
+def as_reference(
+    samples: Float[np.ndarray, " S"], rate: int, step: int = 1
+) -> tuple[Float[np.ndarray, " S"], int]:
+    """Trimmed and at the loudness that references are brought to, and the first sample kept.
+
+    Args:
+        samples: of a recording.
+        rate: of them.
+        step: the first sample kept is a multiple of this.
+
+    Raises:
+        AudioError: it is silent.
+    """
+    if np.abs(samples).max() < SILENT_PEAK:
+        raise AudioError("the recording is silent")
+    spans = sounding_spans(samples, rate)
+    margin = round(MARGIN * rate)
+    first, last = max(0, spans[0][0] - margin) // step * step, spans[-1][1] + margin
+    return normalise_loudness(samples[first:last], rate), first
 
 
 def _acoustic_codes(
