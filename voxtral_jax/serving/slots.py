@@ -90,7 +90,15 @@ def open_slots(
     tokens = jnp.zeros((slots, most_frames, config.audio.n_codebooks), jnp.int32)
     return Slots(
         generation=Generation(cache, nothing, hidden, tokens, nothing, nothing.astype(bool)),
-        requests=Requests(nothing.astype(jnp.uint32), none, none, none, none, nothing, nothing),
+        requests=Requests(
+            seeds=nothing.astype(jnp.uint32),
+            guidance=none,
+            noise_scale=none,
+            temperature=none,
+            top_p=none,
+            least_frames=nothing,
+            most_frames=nothing,
+        ),
         stream=decoder_stream(config.codec, slots),
         voiced=nothing,
     )

@@ -31,7 +31,17 @@ def warm_up(model: Model, room: Room, chunks: Sequence[int], samplers: Sequence[
     width = model.config.dim
     for length in bucket_sizes(LEAST_PROMPT, room.prompt):
         tokens = min(length, room.prompt)
-        line = Line([1] * tokens, np.zeros((1, width), np.float32), 0, 0, 1, 1.0, 1.0, 0.0, 1.0)
+        line = Line(
+            ids=[1] * tokens,
+            voice=np.zeros((1, width), np.float32),
+            seed=0,
+            least_frames=0,
+            most_frames=1,
+            guidance=1.0,
+            noise_scale=1.0,
+            temperature=0.0,
+            top_p=1.0,
+        )
         scheduler.admit([(0, line, samplers[0])])
         scheduler.cancel(0)
     for sampler in samplers:

@@ -67,12 +67,7 @@ class Manner(BaseModel):
 
     def options(self) -> dict[str, Any]:
         """What the engine takes beside text and voice."""
-        return self.model_dump(
-            include={
-                *("language", "seed", "guidance", "noise_scale", "steps"),
-                *("temperature", "top_p", "max_seconds"),
-            }
-        )
+        return self.model_dump(include=set(Manner.model_fields) - {"voice", "ref_audio"})
 
 
 class SpeechRequest(Manner):
