@@ -19,7 +19,18 @@ sys.path.insert(0, str(CORPUS))
 
 import understood  # noqa: E402
 from plan import beyond, make_plan, share  # noqa: E402
-from presets import ORIGINS, Candidate, Take, describe, gender_letter, pick, teacher_of  # noqa: E402
+from presets import (  # noqa: E402
+    ORIGINS,
+    SENTENCES,
+    Candidate,
+    Take,
+    describe,
+    gender_letter,
+    judged,
+    pick,
+    sentences_of,
+    teacher_of,
+)
 from texts import is_prose, split_of  # noqa: E402
 from voices import FAST_VOICES, fast_speakers, make_speakers, only_presets  # noqa: E402
 
@@ -197,12 +208,50 @@ def test_presets_are_the_voices_that_are_understood_then_those_that_differ() -> 
     every = [
         candidate("en", name, pitches.get(name, 110.0), share) for name, share in errors.items()
     ]
-    assert [one.speaker for one in pick(every)] == ["af_nova", "bf_emma", "am_puck"]
-    entries = describe(pick(every), every)
+    assert [one.speaker for one in pick(every, every)] == ["af_nova", "bf_emma", "am_puck"]
+    entries = describe(pick(every, every), every)
     assert [entry["speaker"] for entry in entries if "default_for" in entry] == ["af_nova"]
     unheard = [candidate("en", one.speaker, pitches.get(one.speaker, 110.0)) for one in every]
     # Without a listener the first leads, and the other is as far from it as can be.
-    assert [one.speaker for one in pick(unheard)] == ["af_heart", "af_sky", "am_puck"]
+    assert [one.speaker for one in pick(unheard, unheard)] == ["af_heart", "af_sky", "am_puck"]
+
+
+def test_the_best_quarter_of_the_candidates_is_heard_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = tmp_path / "texts.jsonl"
+    lines = [
+        {"language": language, "text": f"Sentence {number} is of a fitting length.", "split": split}
+        for language in ("en", "de")
+        for split in ("train", "validation")
+        for number in range(100)
+    ]
+    lines.append({"language": "en", "text": "Too short.", "split": "validation"})
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sentences = sentences_of(texts, {"en"}, SENTENCES[-1])
+    assert sentences.keys() == {"en"}
+    assert len(set(sentences["en"])) == SENTENCES[-1]
+    assert sentences == sentences_of(texts, {"en"}, SENTENCES[-1])
+    assert "Too short." not in sentences_of(texts, {"en"}, 1000)["en"]
+    with pytest.raises(SystemExit, match="fr"):
+        sentences_of(texts, {"fr"}, 8)
+
+    asked: list[tuple[int, int]] = []
+
+    def errors_in(model, voices, some, *rest):  # type: ignore[no-untyped-def]
+        asked.append((len(voices), len(some)))
+        # The more is heard of m005, the worse it is.
+        worse = {"m005": (len(some) - 8) / 100}
+        return {name: worse.get(name, int(name[1:]) / 100) for name in voices}
+
+    monkeypatch.setattr("presets.errors_in", errors_in)
+    monkeypatch.setattr("presets.load_model", lambda model: model)
+    every = [candidate("en", f"{gender}{n:03d}", 100.0) for gender in "fm" for n in range(20)]
+    found = judged(every, "small", sentences, tmp_path / "heard.jsonl")
+    # Two of each gender are picked in English, so three stay at least.
+    assert asked == [(40, 8), (10, 24), (6, 72)]
+    assert {one.speaker for one in found} == {"f000", "f001", "f002", "m000", "m001", "m002"}
+    assert {one.errors for one in found} == {0.0, 0.01, 0.02}
 
 
 def test_a_voice_is_as_clear_as_what_is_heard_of_it_and_nothing_is_heard_twice(

@@ -1,18 +1,21 @@
 """Picks speakers of the corpus as preset voices: one clean recording each, named by how it sounds.
 
-    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets --model models/nano
+    python scripts/corpus/presets.py corpus/audio/train.jsonl corpus/presets \\
+        --model models/nano --sentences corpus/texts.jsonl
     python train.py export --config configs/nano/export.toml presets=corpus/presets
 
 Names say what was measured: a voice is deep or high, warm or bright, calm or brisk beside others of
 its gender (pitch, spectral centroid) and language (sounds a second). A small model speaks clearly
 in some voices and not in others: with `--model`, voices are those in which Whisper understands it
-best. The clearest of a language speaks it by default; `presets.json` may be edited before the
-export.
+best. All candidates speak a few sentences, the best quarter of them more, and once again
+(successive halving, arXiv 1502.07943). The clearest of a language speaks it by default;
+`presets.json` may be edited before the export.
 """
 
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import shutil
 import sys
@@ -36,7 +39,6 @@ from voxtral_jax.files import read_lines, replacing
 from voxtral_jax.presets import PRESETS_FILE
 from voxtral_jax.text.duration import estimate_seconds
 from voxtral_jax.text.phonemes import LANGUAGES
-from voxtral_jax.training.data.manifest import read_manifest
 
 SECONDS = (3.5, 6.0)
 """Length of a recording: enough for a voice, and a short prompt."""
@@ -48,6 +50,10 @@ TAKES = 4
 """Recordings that are measured of a speaker."""
 SPOKEN = (2.0, 6.5)
 """About how many seconds the sentences take that a model speaks in each voice."""
+SENTENCES = (8, 24, 72)
+"""How many it speaks in each voice by the end of each round."""
+STAYING = 4
+"""One in so many candidates of a gender and language stays in for the next round."""
 WORDS = (("deep", "high"), ("warm", "bright"), ("calm", "brisk"))
 """Of low and high pitch, spectral centroid and pace."""
 CLEAR = 0.5
@@ -182,33 +188,53 @@ def candidates(lines: list[tuple[Path, dict[str, Any]]], count: int) -> list[Can
     ]
 
 
-def sentences_of(manifest: str, languages: set[str], count: int) -> dict[str, list[str]]:
-    """What a model is to speak in each language, `count` sentences at most."""
-    # Recordings without text may be among them.
-    utterances = read_manifest(manifest, need_text=True, most_broken=1.0).utterances
-    found = {
-        language: sorted({one.texts[0] for one in utterances if one.language == language})
-        for language in languages
-    }
-    fit = {
-        language: [text for text in texts if SPOKEN[0] <= estimate_seconds(text) <= SPOKEN[1]]
-        for language, texts in found.items()
-    }
-    missing = sorted(language for language, texts in fit.items() if not texts)
+def sentences_of(texts: Path, languages: set[str], count: int) -> dict[str, list[str]]:
+    """What a model is to speak in each language, `count` sentences at most.
+
+    Args:
+        texts: list of `texts.py`, of which the validation split is taken, in an order of chance.
+    """
+    found: dict[str, list[str]] = {language: [] for language in languages}
+    for line in read_lines(texts):
+        fits = SPOKEN[0] <= estimate_seconds(line["text"]) <= SPOKEN[1]
+        if line["split"] == "validation" and line["language"] in found and fits:
+            found[line["language"]].append(line["text"])
+    missing = sorted(language for language, some in found.items() if not some)
     if missing:
-        sys.exit(f"error: {manifest} has no sentences of {SPOKEN} s in {', '.join(missing)}")
-    return {language: texts[:count] for language, texts in fit.items()}
+        sys.exit(f"error: {texts} has no sentences of {SPOKEN} s in {', '.join(missing)}")
+    return {
+        language: sorted(some, key=lambda text: hashlib.sha256(text.encode()).digest())[:count]
+        for language, some in found.items()
+    }
+
+
+def staying(every: list[Candidate], errors: dict[str, float]) -> list[Candidate]:
+    """The best of each gender, with these errors by speaker; all are of one language."""
+    heard = sorted(
+        (replace(one, errors=errors[one.speaker]) for one in every), key=lambda one: one.errors
+    )
+    kept = []
+    for gender in GENDERS.values():
+        group = [one for one in heard if one.gender == gender]
+        # One more than is picked, so that there is something to pick from.
+        least = OF_EACH.get(every[0].language, OTHERS) + 1
+        kept += group[: max(least, -(-len(group) // STAYING))]
+    return kept
 
 
 def judged(
     every: list[Candidate], model: str, texts: dict[str, list[str]], known: Path
 ) -> list[Candidate]:
-    """The candidates, with how well sentences are understood in their voices."""
-    speaker, errors = load_model(model), {}
+    """Those of the candidates in whose voices sentences are understood best, with their errors."""
+    speaker, found = load_model(model), []
     for language in sorted(texts):
-        voices = {one.speaker: one.typical.audio for one in every if one.language == language}
-        errors[language] = errors_in(speaker, voices, texts[language], language, known, model)
-    return [replace(one, errors=errors[one.language][one.speaker]) for one in every]
+        left = [one for one in every if one.language == language]
+        for count in SENTENCES:
+            voices = {one.speaker: one.typical.audio for one in left}
+            some = texts[language][:count]
+            left = staying(left, errors_in(speaker, voices, some, language, known, model))
+        found += left
+    return found
 
 
 def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, " 3"]]:
@@ -228,16 +254,20 @@ def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, 
     return result
 
 
-def pick(every: list[Candidate]) -> list[Candidate]:
+def pick(able_ones: list[Candidate], every: list[Candidate]) -> list[Candidate]:
     """The voices: in each language the clearest of each gender, then the most different.
 
     Of equally clear ones the first; more are found among those that are nearly as clear.
+
+    Args:
+        able_ones: whom to pick from.
+        every: whom they stand beside.
     """
     places = standing(every)
     picked: list[Candidate] = []
     for language in LANGUAGES:
         for gender in GENDERS.values():
-            able = [c for c in every if (c.language, c.gender) == (language, gender)]
+            able = [c for c in able_ones if (c.language, c.gender) == (language, gender)]
             # A speaker is one preset, if there is another.
             taken = {one.speaker for one in picked}
             able = [c for c in able if c.speaker not in taken] or able
@@ -312,25 +342,31 @@ def main(
     ] = None,
     model: Annotated[str | None, typer.Option(help="that is to be understood in them")] = None,
     sentences: Annotated[
-        str, typer.Option(help="a manifest, or shards, whose texts it speaks")
-    ] = "data/nano/validation",
+        Path, typer.Option(help="list of texts.py, whose validation split it speaks")
+    ] = Path("corpus/texts.jsonl"),
     candidates_of_each: Annotated[
         int, typer.Option("--candidates", min=1, help="of a teacher and gender in a language")
-    ] = 6,
-    heard: Annotated[int, typer.Option(min=1, help="sentences in each voice")] = 10,
+    ] = 40,
+    languages: Annotated[
+        list[str] | None, typer.Option("--language", help="only these, several times")
+    ] = None,
 ) -> None:
     """Picks the presets, copies their recordings and describes them in `presets.json`."""
-    fit = fitting(manifest, split)
-    lines = [(audio, line) for audio, line in fit if line["speaker"] not in (without or ())]
+    lines = [
+        (audio, line)
+        for audio, line in fitting(manifest, split)
+        if line["speaker"] not in (without or ()) and line["language"] in (languages or LANGUAGES)
+    ]
     if not lines:
         span = f"{SECONDS[0]} to {SECONDS[1]} s"
         sys.exit(f"error: {manifest} has no recordings of {span} in the split {split!r}")
     out.mkdir(parents=True, exist_ok=True)
     every = candidates(lines, candidates_of_each)
+    able = every
     if model is not None:
-        texts = sentences_of(sentences, {one.language for one in every}, heard)
-        every = judged(every, model, texts, out / HEARD)
-    picked = pick(every)
+        texts = sentences_of(sentences, {one.language for one in every}, SENTENCES[-1])
+        able = judged(every, model, texts, out / HEARD)
+    picked = pick(able, every)
     entries = describe(picked, every)
     for one, entry in zip(picked, entries, strict=True):
         shutil.copyfile(one.typical.audio, out / entry["audio"])

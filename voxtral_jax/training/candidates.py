@@ -38,15 +38,15 @@ class Sampling:
         count: N, candidates for each prompt.
         temperature: of the semantic code; at 0 only the flow's noise would differ.
         top_p: share of the probability that is drawn from.
-        guidance, noise_scale: of the flow.
+        guidance, noise_scale: of the flow; None is the model's own.
         seed: of the first candidate; the others have the next ones.
     """
 
     count: int
     temperature: float
     top_p: float
-    guidance: float
-    noise_scale: float
+    guidance: float | None
+    noise_scale: float | None
     seed: int
 
 

@@ -71,7 +71,8 @@ class CandidateSettings:
         codes: directory of code shards: their texts are spoken in their speakers' voices.
         prompts: how many of them; None is all.
         count: candidates for each.
-        temperature, top_p, guidance, noise_scale: how they are spoken.
+        temperature, top_p: of the semantic code.
+        guidance, noise_scale: of the flow; None is the model's own.
     """
 
     codes: str
@@ -79,8 +80,8 @@ class CandidateSettings:
     count: Annotated[int, Field(ge=2, le=32)] = 4
     temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Share = 0.95
-    guidance: float = 1.2
-    noise_scale: float = 1.0
+    guidance: float | None = None
+    noise_scale: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
