@@ -264,7 +264,7 @@ def test_presets_are_named_by_how_they_sound() -> None:
         candidate("en", "m001", 100, 1500, 10),
         candidate("fr", "ff_siwis", 160, 1500, 14),
     ]
-    picked = corpus.pick(every)
+    picked = corpus.pick(every, every)
     assert [one.speaker for one in picked] == ["af_heart", "f001", "m001", "ff_siwis"]
     entries = corpus.describe(picked, every)
     names = [entry["name"] for entry in entries]

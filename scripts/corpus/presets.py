@@ -254,20 +254,20 @@ def standing(every: list[Candidate]) -> dict[tuple[str, str], Float[np.ndarray, 
     return result
 
 
-def pick(able_ones: list[Candidate], every: list[Candidate]) -> list[Candidate]:
+def pick(heard: list[Candidate], every: list[Candidate]) -> list[Candidate]:
     """The voices: in each language the clearest of each gender, then the most different.
 
     Of equally clear ones the first; more are found among those that are nearly as clear.
 
     Args:
-        able_ones: whom to pick from.
+        heard: whom to pick from.
         every: whom they stand beside.
     """
     places = standing(every)
     picked: list[Candidate] = []
     for language in LANGUAGES:
         for gender in GENDERS.values():
-            able = [c for c in able_ones if (c.language, c.gender) == (language, gender)]
+            able = [c for c in heard if (c.language, c.gender) == (language, gender)]
             # A speaker is one preset, if there is another.
             taken = {one.speaker for one in picked}
             able = [c for c in able if c.speaker not in taken] or able
