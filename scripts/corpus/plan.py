@@ -37,16 +37,21 @@ class Line:
     speed: float
 
 
+def read_texts(texts: Path) -> dict[tuple[str, str], list[str]]:
+    """Sentences of a list of `texts.py`, by language and split."""
+    found: dict[tuple[str, str], list[str]] = {}
+    with texts.open(encoding="utf-8") as lines:
+        for line in map(json.loads, lines):
+            found.setdefault((line["language"], line["split"]), []).append(line["text"])
+    return found
+
+
 def make_plan(
     texts: Path, speakers: list[Speaker], hours: dict[str, float], seed: int
 ) -> list[Line]:
     """All recordings, languages interleaved so that every part of the list holds all of them."""
-    sentences: dict[tuple[str, str], list[str]] = {}
-    with texts.open(encoding="utf-8") as lines:
-        for line in map(json.loads, lines):
-            sentences.setdefault((line["language"], line["split"]), []).append(line["text"])
     placed: list[tuple[float, Line]] = []
-    for (language, split), found in sorted(sentences.items()):
+    for (language, split), found in sorted(read_texts(texts).items()):
         wanted = hours.get(language, 0.0)
         if split != "train":
             wanted = max(KEPT_APART[split] * wanted, LEAST_APART[split]) if wanted else 0.0

@@ -28,6 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from jaxtyping import Float
+from plan import read_texts
 from rich.progress import track
 from understood import errors_in
 from voices import FAST_GENDERS, FAST_VOICES, languages_of
@@ -194,11 +195,15 @@ def sentences_of(texts: Path, languages: set[str], count: int) -> dict[str, list
     Args:
         texts: list of `texts.py`, of which the validation split is taken, in an order of chance.
     """
-    found: dict[str, list[str]] = {language: [] for language in languages}
-    for line in read_lines(texts):
-        fits = SPOKEN[0] <= estimate_seconds(line["text"]) <= SPOKEN[1]
-        if line["split"] == "validation" and line["language"] in found and fits:
-            found[line["language"]].append(line["text"])
+    every = read_texts(texts) if texts.exists() else {}
+    found = {
+        language: [
+            text
+            for text in every.get((language, "validation"), [])
+            if SPOKEN[0] <= estimate_seconds(text) <= SPOKEN[1]
+        ]
+        for language in languages
+    }
     missing = sorted(language for language, some in found.items() if not some)
     if missing:
         sys.exit(f"error: {texts} has no sentences of {SPOKEN} s in {', '.join(missing)}")
