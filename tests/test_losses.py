@@ -193,6 +193,14 @@ def test_the_flow_goes_straight_from_noise_to_data() -> None:
     np.testing.assert_allclose(losses.flow_error(data, start), expected, rtol=1e-5)
 
 
+def test_latents_of_no_weight_may_go_anywhere() -> None:
+    data, start, weights = noise(3, 4), noise(3, 4, seed=1), (2.0, 0.0, 0.5, 0.5)
+    expected = [np.dot((a - b) ** 2, weights) / 3 for a, b in zip(data, start, strict=True)]
+    for bend in (0, 5):
+        found = losses.flow_error(data, start + np.array([0, bend, 0, 0], np.float32), weights)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def test_preference_equals_its_definition() -> None:
     a, b, c, d = noise(4, 6)
     expected = -np.log(1 / (1 + np.exp(-0.5 * ((a - b) - (c - d)))))

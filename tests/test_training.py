@@ -110,6 +110,15 @@ def test_constants_and_codebook_are_moved_by_no_gradient(world: World) -> None:
     np.testing.assert_allclose(frequencies, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("weights", [[1.0] * 3, [1.0, 1.0, 1.0, -1.0], [0.0] * 4])
+def test_weights_that_do_not_fit_the_latents_are_refused(world: World, tmp_path, weights) -> None:
+    table = small.speech_table(world.params, world.codes, tmp_path / "run", 1)
+    table["losses"] = {"latent_weights": weights}
+    with pytest.raises(ConfigError, match="latent_weights .* give 4"):
+        run("speech", table)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_path: Path) -> None:
     recording = world.manifest.parent / "0.wav"
     stale = tmp_path / "model" / "voice_embedding" / "earlier.safetensors"
@@ -211,6 +220,21 @@ def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -
             changed.add(path[0:2])
     assert changed
     assert all(part[1].startswith("layers") for part in changed)
+
+
+def test_a_deeper_model_begins_as_the_one_it_starts_from(world: World, tmp_path: Path) -> None:
+    config = small.small_config()
+    deeper = dataclasses.replace(config, n_layers=config.n_layers + 2)
+    deeper.save(tmp_path / "deeper.json")
+    for name, params in (("same", world.params), ("deeper", tmp_path / "deeper.json")):
+        table = small.speech_table(params, world.codes, tmp_path / name, 2)
+        table["data"] |= {"validation": None}
+        run("speech", table | {"start": str(world.speech)})
+    same, more = (small.read_metrics(tmp_path / name) for name in ("same", "deeper"))
+    assert more[0]["loss"] == pytest.approx(same[0]["loss"], rel=1e-5)
+    trained = run_weights(tmp_path / "deeper")
+    last = f"layers_{deeper.n_layers - 1}"
+    assert np.any(trained["decoder", last, "feed_forward", "w2", "weight"])
 
 
 def test_an_adapter_that_does_not_fit_is_refused(world: World, reference, tmp_path) -> None:

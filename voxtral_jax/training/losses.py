@@ -178,10 +178,17 @@ def flow_path(
 
 
 def flow_error(
-    velocity: Float[Array, "*places A"], target: Float[Array, "*places A"]
+    velocity: Float[Array, "*places A"],
+    target: Float[Array, "*places A"],
+    weights: Sequence[float] = (),
 ) -> Float[Array, "*places"]:
-    """Squared error of the velocity, mean over the acoustic codes of a frame."""
-    return jnp.mean((velocity - target) ** 2, axis=-1)
+    """Squared error of the velocity, mean over the acoustic codes of a frame.
+
+    Args:
+        weights: how much each of them counts; all alike if empty.
+    """
+    square = (velocity - target) ** 2
+    return jnp.average(square, axis=-1, weights=jnp.asarray(weights) if weights else None)
 
 
 def attention_outside(

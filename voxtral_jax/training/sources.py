@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
+import numpy as np
+
 from voxtral_jax.checkpoint.download import find_model
 from voxtral_jax.checkpoint.weights import load_some
 from voxtral_jax.config import VoxtralConfig
@@ -14,6 +16,9 @@ from voxtral_jax.parameters import abstract_params, leaves
 from voxtral_jax.sharding import Rules
 from voxtral_jax.training.checkpoints import ABOUT, read_run, run_weights
 from voxtral_jax.training.state import Path
+
+OUTPUTS = (("attention", "wo", "weight"), ("feed_forward", "w2", "weight"))
+"""What a layer adds to its input goes through these."""
 
 
 def is_run(path: str) -> bool:
@@ -50,3 +55,18 @@ def source_weights(
                 f"{list(found[name].shape)}, expected {list(leaf.value.shape)}"
             )
     return found
+
+
+def silent_layers(config: VoxtralConfig, found: Mapping[Path, Any]) -> dict[Path, np.ndarray]:
+    """Zeros for what the layers that `found` lacks would add to their input.
+
+    A model with more layers than the one that it starts from so begins as the same function. Parts
+    of which `found` has no layer get none.
+    """
+    layers = {path[:2] for path in found}
+    parts = {part for part, name in layers if name.startswith("layers_")}
+    return {
+        path: np.zeros(leaf.value.shape, np.float32)
+        for path, leaf in leaves(abstract_params(config))
+        if path[0] in parts and path[:2] not in layers and path[2:] in OUTPUTS
+    }

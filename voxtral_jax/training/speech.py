@@ -41,6 +41,8 @@ class SpeechLosses:
         guided: those layers, from 0.
         flow_draws: noises and times that each frame is trained with. The flow's loss is mostly
             chance, and its network a small part of the model, so more are cheap.
+        latent_weights: how much each acoustic code counts in the flow's loss, one number each; all
+            alike if empty. A codec whose latents have known meanings knows which of them one hears.
         condition_dropout: share of frames whose condition is replaced by zeros, for guidance.
         frame_dropout: share of the frames read whose codes are `[EMPTY_AUDIO]`, so that a small
             model looks at the text and not only at what it just said.
@@ -53,6 +55,7 @@ class SpeechLosses:
     attention: float = 0.0
     guided: tuple[int, ...] = ()
     flow_draws: int = 1
+    latent_weights: tuple[float, ...] = ()
     condition_dropout: float = 0.1
     frame_dropout: float = 0.0
     freeze_text: bool = False
@@ -126,6 +129,7 @@ def place_losses(
     draw: FlowDraw,
     keep: str,
     guided: tuple[int, ...] = (),
+    latent_weights: tuple[float, ...] = (),
 ) -> PlaceLosses:
     """Runs decoder and heads over packed rows.
 
@@ -133,6 +137,7 @@ def place_losses(
         params: `{"decoder", "flow"}` in the type of the arithmetic.
         keep: a key of `voxtral_jax.nn.module.REMAT`.
         guided: layers whose first head should look at what is heard.
+        latent_weights: as in `SpeechLosses`.
     """
     audio, decoder, head = config.audio, Decoder(config, keep), FlowHead(config.audio, keep)
     tokens, targets = batch.tokens.astype(jnp.int32), batch.targets.astype(jnp.int32)
@@ -158,10 +163,11 @@ def place_losses(
         condition.reshape(-1, condition.shape[-1]),
         method="velocity",
     )
+    error = losses.flow_error(velocity.reshape(target.shape), target, latent_weights)
     return PlaceLosses(
         semantic=losses.token_negative_log(logits, targets[..., 0]),
         correct=jnp.argmax(logits, axis=-1) == targets[..., 0],
-        flow=jnp.mean(losses.flow_error(velocity.reshape(target.shape), target), axis=0),
+        flow=jnp.mean(error, axis=0),
         attention=attention,
     )
 
@@ -201,7 +207,7 @@ def speech_loss(
     if settings.frame_dropout > 0:
         batch = blank_frames(jax.random.fold_in(key, 1), batch, settings.frame_dropout)
     guided = settings.guided if settings.attention > 0 else ()
-    found = place_losses(weights, config, batch, draw, keep, guided)
+    found = place_losses(weights, config, batch, draw, keep, guided, settings.latent_weights)
     semantic = losses.weighted_mean(found.semantic, batch.semantic_weights)
     flow = losses.weighted_mean(found.flow, batch.flow_weights)
     metrics = {

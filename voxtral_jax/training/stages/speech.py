@@ -42,7 +42,7 @@ from voxtral_jax.training.settings import (
     OptimizerSettings,
     RunSettings,
 )
-from voxtral_jax.training.sources import source_config, source_weights
+from voxtral_jax.training.sources import silent_layers, source_config, source_weights
 from voxtral_jax.training.speaking import (
     PARTS,
     assemble,
@@ -104,7 +104,8 @@ class SpeechSettings:
     Attributes:
         params: `params.json` with the sizes, or a directory that has one.
         start: model or run to start from: what it has of decoder and flow is taken, the rest is
-            random. A released checkpoint, or a text model of Mistral's in the same key layout.
+            random, but layers beyond its own add nothing at first. A released checkpoint, or a text
+            model of Mistral's in the same key layout.
         codec: model or run whose codec speaks the validation samples.
         tokenizer: directory with `tekken.json`, for models that need one; `start` otherwise.
         lora: train adapters only; `start` must have all weights.
@@ -144,6 +145,12 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
         raise ConfigError(
             f"losses.guided = {list(guided)}, but the layers are 0 to {config.n_layers - 1}"
         )
+    weights, codes = settings.losses.latent_weights, config.audio.n_acoustic_codebook
+    if weights and (len(weights) != codes or min(weights) < 0 or max(weights) == 0):
+        raise ConfigError(
+            f"losses.latent_weights has {len(weights)} numbers; give {codes}, one for each acoustic "
+            "code, none negative and not all 0"
+        )
     made: SpeechBatches | None = None
     validate = None
     if read_data:
@@ -179,7 +186,8 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
     def start(rules: Rules) -> Mapping[Path, Any]:
         if settings.start is None:
             return {}
-        return source_weights(settings.start, config, PARTS, rules)
+        found = source_weights(settings.start, config, PARTS, rules)
+        return {**found, **silent_layers(config, found)}
 
     loss = partial(speech_loss, config, settings.losses)
     return Task(
