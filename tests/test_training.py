@@ -114,7 +114,7 @@ def test_constants_and_codebook_are_moved_by_no_gradient(world: World) -> None:
 def test_weights_that_do_not_fit_the_latents_are_refused(world: World, tmp_path, weights) -> None:
     table = small.speech_table(world.params, world.codes, tmp_path / "run", 1)
     table["losses"] = {"latent_weights": weights}
-    with pytest.raises(ConfigError, match="latent_weights .* give 4"):
+    with pytest.raises(ConfigError, match=r"latent_weights .* give 4"):
         run("speech", table)
     assert not (tmp_path / "run").exists()
 

@@ -148,8 +148,8 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
     weights, codes = settings.losses.latent_weights, config.audio.n_acoustic_codebook
     if weights and (len(weights) != codes or min(weights) < 0 or max(weights) == 0):
         raise ConfigError(
-            f"losses.latent_weights has {len(weights)} numbers; give {codes}, one for each acoustic "
-            "code, none negative and not all 0"
+            f"losses.latent_weights has {len(weights)} numbers; give {codes}, one for each "
+            "acoustic code, none negative and not all 0"
         )
     made: SpeechBatches | None = None
     validate = None
