@@ -23,7 +23,7 @@ from voxtral_jax.files import replacing
 from voxtral_jax.parameters import unflatten
 from voxtral_jax.presets import Preset, make_presets, read_presets
 from voxtral_jax.training.checkpoints import read_run
-from voxtral_jax.training.sources import is_run, silent_layers, source_config, source_weights
+from voxtral_jax.training.sources import is_run, source_config, source_weights
 from voxtral_jax.training.speaking import PARTS
 from voxtral_jax.training.state import Path
 from voxtral_jax.voice import voice_files
@@ -38,8 +38,7 @@ class ExportSettings:
     Attributes:
         speech: run (of `speech` or `dpo`) or model with decoder and flow.
         mean_with: run or model, of which `speech` began or that began as `speech` did: what is
-            written is the mean of both, often better than either (arXiv:2203.05482). It may have
-            fewer layers.
+            written is the mean of both, often better than either (arXiv:2203.05482).
         codec: run or model with the codec.
         decoder: run or model whose codec's decoder goes in the place of that of `codec`, where both
             began as the same and kept its codes (`part` of `train.py codec`).
@@ -96,8 +95,7 @@ def export(settings: ExportSettings) -> list[str]:
     if adapters:
         speech = dict(source_weights(str(base), config, PARTS)) | adapters
     if settings.mean_with is not None:
-        others = dict(source_weights(settings.mean_with, config, PARTS))
-        speech = mean_of(speech, others, silent_layers(config, others))
+        speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
     codec = codec_of(settings.codec, config)
     if settings.decoder is not None:
         names = decoder_names(config.codec)
@@ -140,24 +138,17 @@ def codec_of(source: str, config: VoxtralConfig) -> dict[Path, Any]:
 
 
 def mean_of(
-    some: Mapping[Path, jax.Array | np.ndarray],
-    others: Mapping[Path, jax.Array | np.ndarray],
-    silent: Mapping[Path, np.ndarray],
+    some: Mapping[Path, jax.Array | np.ndarray], others: Mapping[Path, jax.Array | np.ndarray]
 ) -> dict[Path, np.ndarray]:
     """The mean of two sets of weights, in float32.
-
-    Args:
-        silent: zeros for what layers that `others` lacks add; other weights of these layers stay.
 
     Raises:
         ConfigError: one of them has weights that the other lacks.
     """
-    added = {path[:2] for path in silent}
-    every = {path: leaf for path, leaf in some.items() if path[:2] in added} | {**others, **silent}
-    if some.keys() != every.keys():
-        odd = sorted(".".join(path) for path in some.keys() ^ every.keys())
+    if some.keys() != others.keys():
+        odd = sorted(".".join(path) for path in some.keys() ^ others.keys())
         raise ConfigError(f"mean_with needs the same weights in both; only one has {odd[0]}")
     return {
-        path: (np.asarray(leaf, np.float32) + np.asarray(every[path], np.float32)) / 2
+        path: (np.asarray(leaf, np.float32) + np.asarray(others[path], np.float32)) / 2
         for path, leaf in some.items()
     }
