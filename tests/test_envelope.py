@@ -37,16 +37,20 @@ from voxtral_jax.training.envelope import (
     find_components,
     init_early,
     no_components,
+    read_components,
     smooth_bands,
 )
+from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.recipe import CodecLosses, CodecTraining
-from voxtral_jax.training.settings import build_settings
+from voxtral_jax.training.settings import build_settings, load_settings
 from voxtral_jax.training.sources import source_config
 from voxtral_jax.training.spectrum import log_mel, mel_bands
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+from voxtral_jax.training.stages.speech import SpeechSettings
 from voxtral_jax.training.state import split
 
+ROOT = Path(__file__).parents[1]
 SMALL = small_config().codec
 FRAME = SMALL.frame_samples
 STEP = jnp.int32(0)
@@ -309,3 +313,13 @@ def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Pa
     random = nn.meta.unbox(task.init(jax.random.key(0)))["codec"]["input_proj"]["conv"]
     for name, leaf in random.items():
         np.testing.assert_allclose(leaf, filter_weights(config.codec)[name], rtol=1e-6)
+
+
+def test_the_flow_of_the_small_model_weighs_what_its_components_change() -> None:
+    nano = ROOT / "configs/nano"
+    settings = load_settings(SpeechSettings, nano / "speech.toml", [])
+    file = ROOT / "data/nano/components.safetensors"
+    basis = read_components(file, source_config(str(nano / "params.json")).codec)["basis"]
+    norms = np.linalg.norm(basis[:-LATENTS], axis=1)
+    weights = settings.losses.latent_weights
+    np.testing.assert_allclose(weights[:-LATENTS], norms / norms[0], atol=0.0051)
