@@ -41,7 +41,7 @@ from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
-from lock import FRAME, lock, pulses
+from lock import FRAME, lock, main, pulses
 
 CODEC = small_config().codec
 LEVELS = 21
@@ -188,6 +188,22 @@ def test_a_recording_is_played_at_whole_cycles_and_stays_as_loud() -> None:
     np.testing.assert_allclose(np.std(played), np.std(recording), rtol=0.05)
     cycles = cycles_in_frame(CODEC.frame_rate)[np.asarray(pitch_of(played[None], CODEC))[0]]
     assert np.median(cycles) / 0.08 == pytest.approx(150, abs=13)
+
+
+def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:
+    pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
+    manifest = write_recordings(tmp_path / "audio", count=2, seconds=1.28)
+    main(str(manifest), tmp_path / "locked", speed=[1.0])
+    main(str(manifest), tmp_path / "locked", speed=[0.8, 1.0])
+    found = read_manifest(
+        str(tmp_path / "locked" / "lines-0-of-1.jsonl"), need_text=True
+    ).utterances
+    seconds = {one.speaker: one.seconds for one in found}
+    assert len(found) == 4
+    for number in (0, 1):
+        own, slow = f"s{number}", f"s{number}@0.8"
+        assert seconds[own] == pytest.approx(1.28 + 0.08 * number, abs=1e-3)
+        assert seconds[slow] == pytest.approx(seconds[own] / 0.8, abs=1e-3)
 
 
 def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None:

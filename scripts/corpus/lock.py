@@ -7,7 +7,8 @@ sound: the spectral envelope that WORLD finds, in frames of 80 ms that each hold
 cycles of one pitch, pulses in the middle of each cycle, and noise as much as speech has on average.
 Phase then follows from the frames' pitches alone, so that waveforms can be compared. A decoder is
 taught to say it, an encoder to hear it in the recording itself: `lines-*.jsonl` is the manifest,
-with `goal`. The same command goes on where it was stopped; 40 s of audio a second on one core.
+with `goal`. Each `--speed` plays all of them, pitch and formants too, as other speakers. The same
+command goes on where it was stopped; 40 s of audio a second on one core.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import typer
 from jaxtyping import Float, Int
 from rich.progress import track
 
-from voxtral_jax.audio import write_audio
+from voxtral_jax.audio import resample, write_audio
 from voxtral_jax.files import append_line, read_lines
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
 from voxtral_jax.training.pitch import cycles_in_frame
+from voxtral_jax.training.stages.tokenize import at_speed
 
 RATE, FRAME = 24_000, 1920
 """Samples a second, and in a frame of the codec."""
@@ -123,10 +125,11 @@ def lock(samples: Float[np.ndarray, " S"], seed: int) -> Float[np.ndarray, " S"]
     return (out * loudness).astype(np.float32)
 
 
-def play(one: Utterance, out: Path) -> dict[str, Any] | None:
+def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None:
     """Writes a recording and its goal; its line of the manifest, or None if it is silent."""
+    samples = resample(read_utterance(one, RATE), round(speed * RATE), RATE)
+    one = at_speed(one, speed)
     name = hashlib.sha256(one.key.encode()).hexdigest()[:16]
-    samples = read_utterance(one, RATE)
     if np.abs(samples).max() < SILENT:
         return None
     audio, goal = f"{one.language}/{name}.flac", f"{one.language}/{name}-goal.flac"
@@ -150,15 +153,20 @@ def main(
     out: Annotated[Path, typer.Argument(help="folder for recordings, goals and their manifest")],
     worker: Annotated[int, typer.Option(min=0)] = 0,
     workers: Annotated[int, typer.Option(min=1)] = 1,
+    speed: Annotated[
+        list[float] | None,
+        typer.Option(min=0.5, max=2, help="several times; other than 1: other speakers"),
+    ] = None,
 ) -> None:
     """Plays one worker's share."""
     utterances = read_manifest(manifest, need_text=False).utterances[worker::workers]
     lines = out / f"lines-{worker}-of-{workers}.jsonl"
     done = {line["key"] for line in read_lines(lines)}
-    left = [one for one in utterances if one.key not in done]
+    wanted = [(one, at) for one in utterances for at in speed or [1.0]]
+    left = [(one, at) for one, at in wanted if at_speed(one, at).key not in done]
     out.mkdir(parents=True, exist_ok=True)
-    for one in track(left, f"worker {worker}: {len(left)} recordings"):
-        line = play(one, out)
+    for one, at in track(left, f"worker {worker}: {len(left)} recordings"):
+        line = play(one, out, at)
         if line is not None:
             append_line(lines, line)
 
