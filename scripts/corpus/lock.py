@@ -129,7 +129,8 @@ def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None
     """Writes a recording and its goal; its line of the manifest, or None if it is silent."""
     samples = resample(read_utterance(one, RATE), round(speed * RATE), RATE)
     one = at_speed(one, speed)
-    name = hashlib.sha256(one.key.encode()).hexdigest()[:16]
+    # Every corpus numbers its recordings from 0; codes of several are packed together.
+    name = hashlib.sha256("\n".join((one.key, *one.texts)).encode()).hexdigest()[:16]
     if np.abs(samples).max() < SILENT:
         return None
     audio, goal = f"{one.language}/{name}.flac", f"{one.language}/{name}-goal.flac"
