@@ -270,6 +270,7 @@ def test_figures_count_failures_runaways_and_voices() -> None:
         clip("reference/a-x", condition="reference-3s"),
         clip("reference/b-x", condition="reference-3s"),
         clip("recording/a-1"),
+        clip("codec/a-1", original="recording/a-1"),
         clip("clone-3s/a-1", reference="reference/a-x"),
         clip("clone-3s/b-1", reference="reference/b-x", finish_reason="length"),
         clip("clone-3s/b-2", reference="reference/b-x", failure="too long", seconds=0.0),
@@ -284,6 +285,7 @@ def test_figures_count_failures_runaways_and_voices() -> None:
         "reference/a-x": {"speaker": {"embedding": [1.0, 0.0]}},
         "reference/b-x": {"speaker": {"embedding": [0.0, 1.0]}},
         "recording/a-1": said("one two three four", [1.0, 0.0]),
+        "codec/a-1": said("one two three four", [0.6, 0.8]),
         "clone-3s/a-1": said("one two three for", [0.8, 0.6]),
         "clone-3s/b-1": said("la la la la la la", [0.8, 0.6]),
     }
@@ -312,7 +314,10 @@ def test_figures_count_failures_runaways_and_voices() -> None:
         "voices": 2,
         "similarity_recording": 1.0,
         "identified_recording": 1.0,
+        "similarity_codec": 0.6,
+        "identified_codec": 0.0,
     }
+    assert summarize(rows)["codec"]["en"]["similarity"] == 0.6
     assert summarize(rows)["recording"]["all"]["error"] == 0.0
 
 

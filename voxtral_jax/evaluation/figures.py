@@ -133,8 +133,12 @@ def _voice(clip: Clip, scores: Scores, by_name: Mapping[str, Clip], enrolled: En
     cloned = by_name[clip.reference]
     voices = enrolled[(cloned.condition, cloned.language)] | {clip.speaker: reference}
     names = line_up(clip.speaker, list(voices))
-    real = _embedding(scores, f"{RECORDING}/{clip.name.partition('/')[2]}")
-    for embedding, suffix in ((own, ""), (real, "_recording")):
+    # The recording of the sentence, and its resynthesis, have the voice as well as can be.
+    bounds = {
+        f"_{kind}": _embedding(scores, f"{kind}/{clip.name.partition('/')[2]}")
+        for kind in (RECORDING, CODEC)
+    }
+    for suffix, embedding in ({"": own} | bounds).items():
         if embedding is None:
             continue
         values[f"similarity{suffix}"] = cosine(embedding, reference)
