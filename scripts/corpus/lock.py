@@ -22,12 +22,11 @@ import typer
 from jaxtyping import Float, Int
 from rich.progress import track
 
-from voxtral_jax.audio import resample, write_audio
+from voxtral_jax.audio import write_audio
 from voxtral_jax.files import append_line, read_lines
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
-from voxtral_jax.training.data.recordings import read_utterance
+from voxtral_jax.training.data.recordings import at_speed, read_utterance
 from voxtral_jax.training.pitch import cycles_in_frame
-from voxtral_jax.training.stages.tokenize import at_speed
 
 RATE, FRAME = 24_000, 1920
 """Samples a second, and in a frame of the codec."""
@@ -127,7 +126,7 @@ def lock(samples: Float[np.ndarray, " S"], seed: int) -> Float[np.ndarray, " S"]
 
 def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None:
     """Writes a recording and its goal; its line of the manifest, or None if it is silent."""
-    samples = resample(read_utterance(one, RATE), round(speed * RATE), RATE)
+    samples = read_utterance(one, RATE, speed)
     one = at_speed(one, speed)
     # Every corpus numbers its recordings from 0; codes of several are packed together.
     name = hashlib.sha256("\n".join((one.key, *one.texts)).encode()).hexdigest()[:16]

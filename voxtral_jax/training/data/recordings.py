@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,32 @@ SKIPPED = 2**20
 """Samples that are decoded at once on the way to a place."""
 
 
-def read_utterance(utterance: Utterance, rate: int) -> Float[np.ndarray, " S"]:
+def at_speed(utterance: Utterance, speed: float) -> Utterance:
+    """The utterance as it is when played at a speed: by another speaker, and as long as that."""
+    if speed == 1.0:
+        return utterance
+    return replace(
+        utterance,
+        key=f"{utterance.key}@{speed:g}",
+        speaker=f"{utterance.speaker}@{speed:g}",
+        phoneme_ends=tuple(end / speed for end in utterance.phoneme_ends),
+        seconds=utterance.seconds / speed,
+    )
+
+
+def read_utterance(utterance: Utterance, rate: int, speed: float = 1.0) -> Float[np.ndarray, " S"]:
     """The whole utterance, mono, float32, at `rate`; of its file, only its span is decoded.
+
+    Args:
+        utterance: as it was recorded.
+        rate: of the result.
+        speed: at which it is played, pitch and all: what `at_speed` says of it.
 
     Raises:
         AudioError: it cannot be decoded, is cut short, not finite, or empty.
         DataError: its shard is corrupt.
     """
-    return _read(utterance, rate, 0, None)
+    return resample(_read(utterance, rate, 0, None), round(speed * rate), rate)
 
 
 def read_crop(

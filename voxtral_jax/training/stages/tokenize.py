@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from rich.progress import track
 
-from voxtral_jax.audio import resample
 from voxtral_jax.audio.activity import voice_activity
 from voxtral_jax.audio.reference import MARGIN, SILENT_PEAK, normalise_loudness, sounding_spans
 from voxtral_jax.buckets import bucket
@@ -28,7 +27,7 @@ from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.manifest import Utterance, goal_of, read_manifest
-from voxtral_jax.training.data.recordings import read_utterance
+from voxtral_jax.training.data.recordings import at_speed, read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
 from voxtral_jax.training.envelope import read_components
 from voxtral_jax.training.pitch import exact_codes
@@ -178,19 +177,6 @@ def _components(settings: TokenizeSettings, config: CodecConfig) -> Params | Non
     return found
 
 
-def at_speed(utterance: Utterance, speed: float) -> Utterance:
-    """The utterance as it is when played at a speed: by another speaker, and as long as that."""
-    if speed == 1.0:
-        return utterance
-    return replace(
-        utterance,
-        key=f"{utterance.key}@{speed:g}",
-        speaker=f"{utterance.speaker}@{speed:g}",
-        phoneme_ends=tuple(end / speed for end in utterance.phoneme_ends),
-        seconds=utterance.seconds / speed,
-    )
-
-
 def _read_ahead(
     batches: Sequence[Sequence[tuple[Utterance, float]]],
     settings: TokenizeSettings,
@@ -201,7 +187,7 @@ def _read_ahead(
 
     def read(one: Utterance, speed: float) -> Played | str:
         try:
-            samples = resample(read_utterance(one, rate), round(speed * rate), rate)
+            samples = read_utterance(one, rate, speed)
             goal = None
             if settings.exact:
                 goal = read_utterance(goal_of(one), rate)[: len(samples)]
