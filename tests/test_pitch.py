@@ -41,7 +41,7 @@ from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
-from lock import FRAME, lock, main, pulses
+from lock import FRAME, hiss, lock, main, pulses
 
 CODEC = small_config().codec
 LEVELS = 21
@@ -182,12 +182,24 @@ def test_a_codec_with_too_few_latents_cannot_be_taught_pitch(tmp_path: Path) -> 
 def test_a_recording_is_played_at_whole_cycles_and_stays_as_loud() -> None:
     pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
     recording = hum(1.6, 150, 0)
-    played = lock(recording, 0)
+    played = lock(recording)
     assert played.shape == recording.shape
-    np.testing.assert_array_equal(played, lock(recording, 0))
+    np.testing.assert_array_equal(played, lock(recording))
     np.testing.assert_allclose(np.std(played), np.std(recording), rtol=0.05)
     cycles = cycles_in_frame(CODEC.frame_rate)[np.asarray(pitch_of(played[None], CODEC))[0]]
     assert np.median(cycles) / 0.08 == pytest.approx(150, abs=13)
+
+
+def test_noise_is_white_and_the_same_in_every_frame() -> None:
+    pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
+    np.testing.assert_allclose(np.abs(np.fft.rfft(hiss())) / FRAME**0.5, 1, rtol=1e-9)
+    assert np.mean(hiss() ** 2) == pytest.approx(1)
+    whispered = np.random.default_rng(0).standard_normal(8 * FRAME).astype(np.float32)
+    frames = np.abs(np.fft.rfft(lock(0.1 * whispered).reshape(8, FRAME)[1:-1]))
+    turns = np.fft.rfft(lock(0.1 * whispered).reshape(8, FRAME)[1:-1]) / frames
+    # Envelopes have no phase, so that only the noise's own is left.
+    assert np.mean(np.abs(turns.mean(axis=0))) > 0.8
+    assert np.all(np.asarray(pitch_of(jnp.asarray(hiss(), jnp.float32)[None], CODEC)) < 0)
 
 
 def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:

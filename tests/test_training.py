@@ -237,6 +237,52 @@ def test_a_deeper_model_begins_as_the_one_it_starts_from(world: World, tmp_path:
     assert np.any(trained["decoder", last, "feed_forward", "w2", "weight"])
 
 
+def test_a_deeper_codec_begins_as_the_one_it_starts_from(world: World, tmp_path: Path) -> None:
+    data = small.small_config().to_dict()
+    data["multimodal"]["audio_tokenizer_args"]["decoder_transformer_lengths_str"] = "1,2"
+    (tmp_path / "deeper.json").write_text(json.dumps(data))
+    for name, params in (("same", world.params), ("deeper", tmp_path / "deeper.json")):
+        table = small.codec_table(params, world.manifest, tmp_path / name, 2)
+        table["data"] |= {"validation": None}
+        run("codec", table | {"start": str(world.codec)})
+    same, more = (small.read_metrics(tmp_path / name) for name in ("same", "deeper"))
+    assert more[0]["loss"] == pytest.approx(same[0]["loss"], rel=1e-5)
+    trained = run_weights(tmp_path / "deeper")
+    assert np.any(trained["codec", "decoder_blocks_3", "layers_1", "feed_forward", "w2", "weight"])
+
+    sources = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
+    both = {"decoder": str(tmp_path / "deeper"), "out": str(tmp_path / "both")}
+    run("export", sources | both)
+    model = load_model(tmp_path / "both", dtype="float32")
+    exported = dict(leaves(model.params))
+    for path, leaf in run_weights(world.codec).items():
+        if path[0] == "codec" and path[1].startswith("encoder"):
+            np.testing.assert_array_equal(exported[path], leaf)
+    for path, leaf in trained.items():
+        if path[0] == "codec" and path[1].startswith("decoder"):
+            np.testing.assert_array_equal(exported[path], leaf)
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [("attn_sliding_window_size", "other sizes than that of"), ("acoustic_codebook_size", "fit")],
+)
+def test_a_decoder_of_another_codec_is_refused(
+    world: World, tmp_path: Path, changed: str, problem: str
+) -> None:
+    data = small.small_config().to_dict()
+    data["multimodal"]["audio_tokenizer_args"][changed] += 2
+    if changed == "acoustic_codebook_size":
+        data["multimodal"]["audio_model_args"][changed] += 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "params.json").write_text(json.dumps(data))
+    sources = {"speech": str(world.speech), "codec": str(world.codec)}
+    both = {"decoder": str(tmp_path / "other"), "out": str(tmp_path / "both")}
+    with pytest.raises(ConfigError, match=problem):
+        run("export", sources | both)
+    assert not (tmp_path / "both").exists()
+
+
 def test_an_adapter_that_does_not_fit_is_refused(world: World, reference, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="does not exist"):
         load_model(reference, adapter=tmp_path / "nothing.safetensors")

@@ -4,8 +4,9 @@
 
 Reads a manifest, or shards, and writes each recording (24 kHz FLAC) and beside it how it is to
 sound: the spectral envelope that WORLD finds, in frames of 80 ms that each hold a whole number of
-cycles of one pitch, pulses in the middle of each cycle, and noise as much as speech has on average.
-Phase then follows from the frames' pitches alone, so that waveforms can be compared. A decoder is
+cycles of one pitch, pulses in the middle of each cycle, and noise as much as speech has on average,
+the same in every frame. Every sample then follows from the frames' pitches and envelopes, so that
+waveforms can be compared. A decoder is
 taught to say it, an encoder to hear it in the recording itself: `lines-*.jsonl` is the manifest,
 with `goal`. Each `--speed` plays all of them, pitch and formants too, as other speakers. The same
 command goes on where it was stopped; 40 s of audio a second on one core.
@@ -52,6 +53,7 @@ NOISE = np.array(
     ]
 )
 """Share of noise (of amplitude) in voiced speech at some Hz: WORLD's mean over 17 minutes."""
+NOISE_SEED = 7
 SILENT = 1e-3
 """Peak of recordings that are left out."""
 
@@ -94,7 +96,17 @@ def pulses(cycles: Int[np.ndarray, " frames"]) -> Float[np.ndarray, " S"]:
     return (np.fft.irfft(spectra, FRAME, axis=1) * FRAME / 2).reshape(-1)
 
 
-def lock(samples: Float[np.ndarray, " S"], seed: int) -> Float[np.ndarray, " S"]:
+def hiss() -> Float[np.ndarray, " frame"]:
+    """Noise of power 1 with all harmonics of a frame alike: as often as it is played, it is white.
+
+    One that is new in each frame could not be learned, and a decoder has nothing to draw it from.
+    """
+    phases = np.random.default_rng(NOISE_SEED).uniform(0, 2 * np.pi, FRAME // 2 + 1)
+    phases[[0, -1]] = 0
+    return np.fft.irfft(np.exp(1j * phases), FRAME) * np.sqrt(FRAME)
+
+
+def lock(samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
     """The recording at a pitch of whole cycles in each frame, as loud as it was."""
     frames = -(-len(samples) // FRAME)
     padded = np.pad(samples, (0, frames * FRAME - len(samples)))
@@ -108,10 +120,9 @@ def lock(samples: Float[np.ndarray, " S"], seed: int) -> Float[np.ndarray, " S"]
 
     taper = np.sqrt(np.hanning(WINDOW + 1)[:-1])
     places = np.arange(count)[:, None] * HOP + np.arange(WINDOW)
-    noise = np.random.default_rng(seed).standard_normal(len(padded))
     spoken, hissed = (
         np.fft.rfft(np.pad(x, (WINDOW // 2, WINDOW))[places] * taper, FFT)
-        for x in (pulses(cycles), noise)
+        for x in (pulses(cycles), np.tile(hiss(), frames))
     )
     made = np.fft.irfft(np.sqrt(power) * (np.sqrt(tone) * spoken + np.sqrt(1 - tone) * hissed), FFT)
     # The envelope has no phase: its echo lies on both sides of the window.
@@ -135,7 +146,7 @@ def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None
     audio, goal = f"{one.language}/{name}.flac", f"{one.language}/{name}-goal.flac"
     (out / one.language).mkdir(parents=True, exist_ok=True)
     write_audio(out / audio, samples, RATE)
-    write_audio(out / goal, lock(samples, int(name, 16)), RATE)
+    write_audio(out / goal, lock(samples), RATE)
     return {
         "audio": audio,
         "goal": goal,

@@ -60,13 +60,21 @@ def source_weights(
 def silent_layers(config: VoxtralConfig, found: Mapping[Path, Any]) -> dict[Path, np.ndarray]:
     """Zeros for what the layers that `found` lacks would add to their input.
 
-    A model with more layers than the one that it starts from so begins as the same function. Parts
+    A model with more layers than the one that it starts from so begins as the same function. Stacks
     of which `found` has no layer get none.
     """
-    layers = {path[:2] for path in found}
-    parts = {part for part, name in layers if name.startswith("layers_")}
+    layers = {layer for path in found if (layer := _layer(path))}
+    stacks = {layer[:-1] for layer in layers}
     return {
         path: np.zeros(leaf.value.shape, np.float32)
         for path, leaf in leaves(abstract_params(config))
-        if path[0] in parts and path[:2] not in layers and path[2:] in OUTPUTS
+        if (layer := _layer(path))
+        and layer[:-1] in stacks
+        and layer not in layers
+        and path[len(layer) :] in OUTPUTS
     }
+
+
+def _layer(path: Path) -> Path:
+    """The layer that a weight is of; empty if of none."""
+    return next((path[: i + 1] for i, name in enumerate(path) if name.startswith("layers_")), ())

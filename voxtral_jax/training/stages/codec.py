@@ -53,7 +53,7 @@ from voxtral_jax.training.settings import (
     RunSettings,
     Share,
 )
-from voxtral_jax.training.sources import source_config, source_weights
+from voxtral_jax.training.sources import silent_layers, source_config, source_weights
 from voxtral_jax.training.state import Path, gradients_of
 from voxtral_jax.training.task import Task
 
@@ -221,6 +221,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         loaded: dict[Path, Any] = {}
         if settings.start is not None:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
+            loaded |= silent_layers(config, loaded)
         if training.anchored:
             encoder = encoder_names(codec)
             anchor = {path: leaf for path, leaf in loaded.items() if path[1] in encoder}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ from voxtral_jax.training.state import Path
 from voxtral_jax.voice import voice_files
 
 ADAPTER_FILE = "adapter.safetensors"
+MAY_DIFFER = {"decoder_transformer_lengths_str", "voice"}
+"""Fields of codecs whose parts fit each other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class ExportSettings:
         speech: run (of `speech` or `dpo`) or model with decoder and flow.
         mean_with: run or model, of which `speech` began or that began as `speech` did: what is
             written is the mean of both, often better than either (arXiv:2203.05482).
-        codec: run or model with the codec.
+        codec: run or model with the codec; its decoder may have more layers than that of `speech`.
         decoder: run or model whose codec's decoder goes in the place of that of `codec`, where both
             began as the same and kept its codes (`part` of `train.py codec`).
         out: directory to write.
@@ -96,11 +98,8 @@ def export(settings: ExportSettings) -> list[str]:
         speech = dict(source_weights(str(base), config, PARTS)) | adapters
     if settings.mean_with is not None:
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
-    codec = codec_of(settings.codec, config)
-    if settings.decoder is not None:
-        names = decoder_names(config.codec)
-        decoder = codec_of(settings.decoder, config)
-        codec |= {path: leaf for path, leaf in decoder.items() if path[1] in names}
+    config = with_codec(config, settings.decoder or settings.codec)
+    codec = codec_of(settings.codec, settings.decoder)
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
     config.save(out / "params.json")
@@ -126,15 +125,38 @@ def export(settings: ExportSettings) -> list[str]:
     return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
 
 
-def codec_of(source: str, config: VoxtralConfig) -> dict[Path, Any]:
-    """The weights of the codec of a run or model.
+def with_codec(config: VoxtralConfig, source: str) -> VoxtralConfig:
+    """The model with the codec of a run or model in the place of its own.
 
     Raises:
-        ConfigError: it is not as large as `config` says.
+        ConfigError: they do not have the same codes.
     """
-    if source_config(source).codec != config.codec:
-        raise ConfigError(f"the codec of {source} has other sizes than the model of `speech`")
-    return dict(source_weights(source, config, ["codec"]))
+    own, codec = config.multimodal, source_config(source).codec
+    codec = replace(codec, voice=config.codec.voice)
+    try:
+        return replace(config, multimodal=replace(own, audio_tokenizer_args=codec))
+    except ConfigError as error:
+        raise ConfigError(f"the codec of {source} does not fit `speech`: {error}") from None
+
+
+def codec_of(source: str, decoder: str | None) -> dict[Path, Any]:
+    """The weights of the codec of a run or model, with the decoder of another one if it is named.
+
+    Raises:
+        ConfigError: they differ by more than the number of layers in their decoders.
+    """
+    config = source_config(source)
+    found = dict(source_weights(source, config, ["codec"]))
+    if decoder is None:
+        return found
+    theirs = source_config(decoder)
+    own = {one.name for one in fields(config.codec)} - MAY_DIFFER
+    if any(getattr(config.codec, name) != getattr(theirs.codec, name) for name in own):
+        raise ConfigError(f"the codec of {decoder} has other sizes than that of {source}")
+    names = decoder_names(theirs.codec)
+    played = source_weights(decoder, theirs, ["codec"])
+    kept = {path: leaf for path, leaf in found.items() if path[1] not in names}
+    return kept | {path: leaf for path, leaf in played.items() if path[1] in names}
 
 
 def mean_of(
