@@ -56,7 +56,7 @@ def training() -> list[str]:
     """`train.py`, both stages."""
     rows = []
     for what, name in (
-        ("codec, batch of 16 x 1.92 s, without discriminators", "train-codec-plain-nano-cpu"),
+        ("codec, batch of 8 x 1.92 s, without discriminators", "train-codec-plain-nano-cpu"),
         ("speech, 12 rows of 320 tokens", "train-speech-nano-cpu"),
     ):
         one = read(name)
