@@ -54,6 +54,7 @@ NOISE = np.array(
 )
 """Share of noise (of amplitude) in voiced speech at some Hz: WORLD's mean over 17 minutes."""
 NOISE_SEED = 7
+"""Of the phases of the noise."""
 SILENT = 1e-3
 """Peak of recordings that are left out."""
 
