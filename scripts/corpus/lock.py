@@ -6,10 +6,10 @@ Reads a manifest, or shards, and writes each recording (24 kHz FLAC) and beside 
 sound: the spectral envelope that WORLD finds, in frames of 80 ms that each hold a whole number of
 cycles of one pitch, pulses in the middle of each cycle, and noise as much as speech has on average,
 the same in every frame. Every sample then follows from the frames' pitches and envelopes, so that
-waveforms can be compared. A decoder is
-taught to say it, an encoder to hear it in the recording itself: `lines-*.jsonl` is the manifest,
-with `goal`. Each `--speed` plays all of them, pitch and formants too, as other speakers. The same
-command goes on where it was stopped; 40 s of audio a second on one core.
+waveforms can be compared. A decoder is taught to say it, an encoder to hear it in the recording
+itself: `lines-*.jsonl` is the manifest, with `goal`. Each `--speed` plays all of them, pitch and
+formants too, as other speakers. The same command goes on where it was stopped; 40 s of audio a
+second on one core.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def export(settings: ExportSettings) -> list[str]:
     if settings.mean_with is not None:
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
     config = with_codec(config, settings.decoder or settings.codec)
-    codec = codec_of(settings.codec, settings.decoder)
+    codec = codec_of(settings.codec, settings.decoder, config)
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
     config.save(out / "params.json")
@@ -139,24 +139,29 @@ def with_codec(config: VoxtralConfig, source: str) -> VoxtralConfig:
         raise ConfigError(f"the codec of {source} does not fit `speech`: {error}") from None
 
 
-def codec_of(source: str, decoder: str | None) -> dict[Path, Any]:
+def codec_of(source: str, decoder: str | None, config: VoxtralConfig) -> dict[Path, Any]:
     """The weights of the codec of a run or model, with the decoder of another one if it is named.
+
+    Args:
+        source: with the codec.
+        decoder: with the other decoder.
+        config: the model with the codec of `decoder`, or with that of `source` if there is none.
 
     Raises:
         ConfigError: they differ by more than the number of layers in their decoders.
     """
-    config = source_config(source)
-    found = dict(source_weights(source, config, ["codec"]))
     if decoder is None:
-        return found
-    theirs = source_config(decoder)
-    own = {one.name for one in fields(config.codec)} - MAY_DIFFER
-    if any(getattr(config.codec, name) != getattr(theirs.codec, name) for name in own):
+        return dict(source_weights(source, config, ["codec"]))
+    own = source_config(source)
+    alike = {one.name for one in fields(config.codec)} - MAY_DIFFER
+    if any(getattr(own.codec, name) != getattr(config.codec, name) for name in alike):
         raise ConfigError(f"the codec of {decoder} has other sizes than that of {source}")
-    names = decoder_names(theirs.codec)
-    played = source_weights(decoder, theirs, ["codec"])
-    kept = {path: leaf for path, leaf in found.items() if path[1] not in names}
-    return kept | {path: leaf for path, leaf in played.items() if path[1] in names}
+    names = decoder_names(config.codec)
+    kept = source_weights(source, own, ["codec"])
+    played = source_weights(decoder, config, ["codec"])
+    return {path: leaf for path, leaf in kept.items() if path[1] not in names} | {
+        path: leaf for path, leaf in played.items() if path[1] in names
+    }
 
 
 def mean_of(
