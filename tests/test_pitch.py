@@ -27,61 +27,43 @@ from voxtral_jax.training.data.manifest import read_manifest
 from voxtral_jax.training.data.shards import CodeSource
 from voxtral_jax.training.distillation import Nothing
 from voxtral_jax.training.envelope import EnvelopeSettings, find_components
-from voxtral_jax.training.pitch import (
-    LATENTS,
-    PITCHES,
-    cycles_in_frame,
-    pitch_latents,
-    pitch_loss,
-    pitch_of,
-)
+from voxtral_jax.training.pitch import LATENTS, pitch_latents, pitch_loss
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
-from lock import FRAME, hiss, lock, main, pulses
+from lock import FRAME, hiss, lock, main, minimum_phase, pulses
 
 CODEC = small_config().codec
 LEVELS = 21
 
 
-def voiced(cycles: list[int]) -> np.ndarray:
-    """Frames of pulses in a formant of 600 Hz, with a little noise."""
-    harmonics = pulses(np.array(cycles))
-    spectrum = np.fft.rfft(harmonics)
-    hertz = np.fft.rfftfreq(len(harmonics), 1 / RATE)
-    shaped = np.fft.irfft(spectrum / (1 + ((hertz - 600) / 300) ** 2), len(harmonics))
-    noise = np.random.default_rng(0).standard_normal(len(harmonics))
-    return (0.1 * shaped + 0.002 * noise).astype(np.float32)
-
-
-def test_every_pitch_is_found_and_noise_has_none() -> None:
-    cycles = cycles_in_frame(CODEC.frame_rate)
-    assert cycles[0] / 0.08 > 80
-    assert cycles[-1] / 0.08 > 300
-    np.testing.assert_array_equal(pitch_of(voiced(list(cycles))[None], CODEC)[0], range(PITCHES))
-    noise = 0.1 * np.random.default_rng(1).standard_normal((2, 9 * FRAME)).astype(np.float32)
-    np.testing.assert_array_equal(pitch_of(noise, CODEC), -1)
-    np.testing.assert_array_equal(pitch_of(np.zeros((1, 3 * FRAME), np.float32), CODEC), -1)
+def heights(*hertz: float) -> jax.Array:
+    """Pitch at the end of some frames."""
+    return jnp.array(hertz)
 
 
 def test_pitches_stay_apart_when_their_latents_are_rounded() -> None:
-    sound = np.concatenate(
-        [voiced(list(cycles_in_frame(CODEC.frame_rate))), np.zeros(FRAME, np.float32)]
-    )
-    latents = np.asarray(pitch_latents(sound[None], CODEC))[0]
-    assert latents.shape == (PITCHES + 1, LATENTS)
+    # Half a cycle in a frame of 80 ms apart, and nearly eight levels of one latent.
+    latents = np.asarray(pitch_latents(heights(0, *np.arange(80, 400, 6.25))))
+    assert latents.shape == (53, LATENTS)
     assert np.abs(latents).max() < 1
     rounded = np.round((latents + 1) / 2 * (LEVELS - 1)) / (LEVELS - 1) * 2 - 1
-    apart = np.linalg.norm(rounded[:, None] - rounded, axis=-1) + 9 * np.eye(PITCHES + 1)
-    # Ten levels of one latent.
-    assert apart.min() > 0.9
+    apart = np.linalg.norm(rounded[:, None] - rounded, axis=-1) + 9 * np.eye(len(latents))
+    assert apart.min() > 0.75
+    np.testing.assert_array_equal(latents[0, 1:], 0)
+
+
+def test_a_pitch_that_rises_moves_its_latents_little_by_little() -> None:
+    latents = np.asarray(pitch_latents(jnp.arange(87.5, 325, 0.5)))
+    assert np.abs(np.diff(latents, axis=0)).max() < 0.1
+    assert np.all(np.diff(latents[:, 0]) >= 0)
 
 
 def test_the_pitch_is_taught_where_latents_are_far_from_it_and_frames_count() -> None:
-    pitch = pitch_latents(jnp.asarray(voiced([8, 12, 20]))[None], CODEC)
+    pitch = pitch_latents(heights(100, 150, 0)[None])
     mask = jnp.array([[1.0, 1.0, 0.0]])
     loss = partial(pitch_loss, pitch=pitch, mask=mask)
     np.testing.assert_allclose(loss(jnp.arctanh(pitch)), 0, atol=1e-5)
@@ -100,6 +82,7 @@ def manifest(tmp_path: Path) -> Path:
         samples[FRAME:] = 0
         soundfile.write(tmp_path / f"goal-{number}.wav", samples, RATE)
         lines[number]["goal"] = f"goal-{number}.wav"
+        lines[number]["pitch"] = [100.0 + frame for frame in range(-(-len(samples) // FRAME))]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -107,8 +90,12 @@ def manifest(tmp_path: Path) -> Path:
 def test_crops_of_a_recording_and_of_its_goal_begin_at_the_same_sample(manifest: Path) -> None:
     read = read_manifest(manifest, need_text=False)
     assert read.has_goals
-    (batch,) = validation_crops(read, rate=RATE, crop_samples=10 * FRAME, batch_size=4)
+    (batch,) = validation_crops(
+        read, rate=RATE, crop_samples=10 * FRAME, batch_size=4, frame_samples=FRAME
+    )
     assert batch.goals is not None
+    np.testing.assert_array_equal(batch.pitch[:2], np.tile(np.arange(100, 110), (2, 1)))
+    np.testing.assert_array_equal(batch.pitch[2:], 0)
     np.testing.assert_array_equal(batch.goals[:, :FRAME], batch.samples[:, :FRAME])
     np.testing.assert_array_equal(batch.goals[:2, FRAME:], 0)
     np.testing.assert_array_equal(batch.goals[2:], batch.samples[2:])
@@ -125,6 +112,10 @@ def test_crops_of_a_recording_and_of_its_goal_begin_at_the_same_sample(manifest:
             elif np.any(goal):
                 np.testing.assert_array_equal(goal[:FRAME], samples[:FRAME])
                 assert not np.any(goal[FRAME:])
+        # All crops of goals that sound are the first, and no other begins at 100 Hz.
+        sounding = np.any(batch.wanted, axis=1) & (batch.utterances < 2)
+        np.testing.assert_array_equal(sounding, batch.pitch[:, 0] == 100)
+        np.testing.assert_array_equal(np.diff(batch.pitch[batch.utterances < 2], axis=1)[:, :2], 1)
 
 
 def test_without_goals_recordings_are_to_be_given_back_themselves(tmp_path: Path) -> None:
@@ -132,13 +123,14 @@ def test_without_goals_recordings_are_to_be_given_back_themselves(tmp_path: Path
     (batch,) = validation_crops(read, rate=RATE, crop_samples=FRAME, batch_size=4)
     assert not read.has_goals
     assert batch.goals is None
+    assert batch.pitch is None
     assert batch.wanted is batch.samples
 
 
 def test_a_goal_that_is_missing_breaks_its_line_and_shards_hold_none(
     manifest: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DataError, match=r"goal' of 0.wav"):
+    with pytest.raises(DataError, match=r"'pitch' of 0.wav"):
         write_audio_shards(read_manifest(manifest, need_text=False), tmp_path / "shards", 2**20)
     (tmp_path / "goal-1.wav").unlink()
     read = read_manifest(manifest, need_text=False, most_broken=0.5)
@@ -146,7 +138,29 @@ def test_a_goal_that_is_missing_breaks_its_line_and_shards_hold_none(
     assert "goal-1.wav does not exist" in read.broken[0].reason
 
 
-def test_exact_rows_carry_the_pitch_of_the_goal_and_the_goal_is_what_counts() -> None:
+@pytest.mark.parametrize("pitch", [[100.0, -1.0], [100.0, None], "high", [[100.0]], [float("inf")]])
+def test_a_pitch_that_is_none_breaks_its_line(manifest: Path, pitch: object) -> None:
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines[3]["pitch"] = pitch
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = read_manifest(manifest, need_text=False, most_broken=0.5)
+    assert len(read.utterances) == 3
+    assert "'pitch' must have Hz for each frame" in read.broken[0].reason
+
+
+def test_pitch_can_only_be_taught_where_each_frame_has_one(manifest: Path, tmp_path: Path) -> None:
+    read = read_manifest(manifest, need_text=False)
+    with pytest.raises(DataError, match=r"'pitch' of 2.wav has 0 frames of 2\d: make the manifest"):
+        read.need_pitch(CODEC.frame_rate)
+    replace(read, utterances=read.utterances[:2]).need_pitch(CODEC.frame_rate)
+    wide_config().save(tmp_path / "params.json")
+    table = codec_table(tmp_path / "params.json", manifest, tmp_path / "run", 1)
+    table["envelope"] = {"weight": 1.0, "pitch": 1.0}
+    with pytest.raises(DataError, match=r"'pitch' of 2.wav"):
+        codec_task(build_settings(CodecSettings, table, "a test"))
+
+
+def test_exact_rows_carry_the_pitch_and_the_goal_is_what_counts() -> None:
     codec = replace(CODEC, acoustic_dim=LATENTS + 3)
     training = CodecTraining(
         config=codec,
@@ -156,16 +170,19 @@ def test_exact_rows_carry_the_pitch_of_the_goal_and_the_goal_is_what_counts() ->
         distillation=Nothing(),
         envelope=EnvelopeSettings(weight=1.0, exact_share=1.0, pitch=1.0),
     )
-    goals = np.stack([voiced([8, 12, 20, 20]), voiced([9, 9, 0, 25])])
-    samples = np.stack([hum(0.32, 130, seed) for seed in range(2)])
-    batch = CropBatch(samples, np.full(2, 4 * FRAME, np.int32), np.arange(2), {}, goals)
+    pitch = np.array([[100, 150, 250, 250], [110, 115, 0, 310]], np.float32)
+    samples, goals = (
+        np.stack([hum(0.32, 130, seed) for seed in seeds]) for seeds in ((0, 1), (2, 3))
+    )
+    batch = CropBatch(samples, np.full(2, 4 * FRAME, np.int32), np.arange(2), {}, goals, pitch)
     params = random_weights(training)
     components = find_components([batch], codec, 3)
     make = jax.jit(partial(rebuild, training, keep="all"))
     rebuilt = make(params | {"envelope": components}, batch, jax.random.key(1))
     np.testing.assert_array_equal(rebuilt.real, goals)
-    pitch = np.asarray(pitch_latents(goals, codec))
-    np.testing.assert_allclose(rebuilt.quantized.latents[..., -LATENTS:], pitch, atol=0.051)
+    np.testing.assert_allclose(
+        rebuilt.quantized.latents[..., -LATENTS:], pitch_latents(pitch), atol=0.051
+    )
     assert np.all(components["basis"][-LATENTS:] == 0)
 
 
@@ -179,15 +196,47 @@ def test_a_codec_with_too_few_latents_cannot_be_taught_pitch(tmp_path: Path) -> 
         codec_task(build_settings(CodecSettings, table, "a test"))
 
 
-def test_a_recording_is_played_at_whole_cycles_and_stays_as_loud() -> None:
+def test_each_frame_has_whole_cycles_and_pitch_goes_on_from_frame_to_frame() -> None:
+    ends = np.array([100.0, 104, 130, 121, 0, 0, 200, 210])
+    frames = pulses(ends).reshape(len(ends), FRAME)
+    np.testing.assert_allclose(np.mean(frames[ends > 0] ** 2, axis=1), 1, rtol=0.1)
+    for number, cycles in ((0, 8), (1, 8), (2, 10), (3, 10), (6, 16), (7, 17)):
+        peaks = np.flatnonzero(frames[number] > 0.6 * frames[number].max())
+        at = np.split(peaks, np.flatnonzero(np.diff(peaks) > 20) + 1)
+        assert len(at) == cycles
+        # The first and the last lie half a cycle from the frame's ends.
+        assert 2 * at[0].mean() == pytest.approx(at[1].mean() - at[0].mean(), abs=12)
+        assert 2 * (FRAME - at[-1].mean()) == pytest.approx(at[-1].mean() - at[-2].mean(), abs=12)
+    # From 104 to 130 Hz the pulses draw together, and go on as they are in the next frame.
+    second, third = (np.argmax(frames[number, -150:]) for number in (1, 2))
+    first = np.argmax(frames[3, :150])
+    assert 150 - third + first == pytest.approx(RATE / 130, abs=10)
+    assert 150 - second + np.argmax(frames[2, :150]) == pytest.approx(RATE / 104, abs=10)
+
+
+def test_a_recording_is_played_at_its_pitch_and_stays_as_loud() -> None:
     pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
     recording = hum(1.6, 150, 0)
-    played = lock(recording)
+    played, pitch = lock(recording)
     assert played.shape == recording.shape
-    np.testing.assert_array_equal(played, lock(recording))
+    assert pitch.shape == (20,)
+    np.testing.assert_array_equal(played, lock(recording)[0])
     np.testing.assert_allclose(np.std(played), np.std(recording), rtol=0.05)
-    cycles = cycles_in_frame(CODEC.frame_rate)[np.asarray(pitch_of(played[None], CODEC))[0]]
-    assert np.median(cycles) / 0.08 == pytest.approx(150, abs=13)
+    heard = pitch[pitch > 0]
+    assert len(heard) > 15
+    assert np.all(np.abs(heard / 150 - 1) < 0.12)  # as far as `hum` bends it
+    silent = lock(np.zeros(3 * FRAME, np.float32))
+    assert not np.any(silent[1])
+
+
+def test_pulses_sound_as_soon_as_their_envelope_lets_them() -> None:
+    hertz = np.arange(513) * RATE / 1024
+    power = 1 / (((hertz / 500) ** 2 - 1.2) ** 2 + 0.5) + 1e-3
+    pulse = np.fft.irfft(np.sqrt(power) * minimum_phase(power[None])[0])
+    np.testing.assert_allclose(np.abs(np.fft.rfft(pulse)) ** 2, power, rtol=1e-6)
+    sounded = np.cumsum(pulse**2) / np.sum(pulse**2)
+    assert sounded[60] > 0.5
+    assert sounded[511] > 0.99  # nothing that would come before
 
 
 def test_noise_is_white_and_the_same_in_every_frame() -> None:
@@ -195,10 +244,11 @@ def test_noise_is_white_and_the_same_in_every_frame() -> None:
     np.testing.assert_allclose(np.abs(np.fft.rfft(hiss())) / FRAME**0.5, 1, rtol=1e-9)
     assert np.mean(hiss() ** 2) == pytest.approx(1)
     whispered = np.random.default_rng(0).standard_normal(8 * FRAME).astype(np.float32)
-    spectra = np.fft.rfft(lock(0.1 * whispered).reshape(8, FRAME)[1:-1])
-    # Envelopes have no phase, so that only the noise's own is left.
+    played, pitch = lock(0.1 * whispered)
+    assert np.sum(pitch > 0) <= 2
+    spectra = np.fft.rfft(played.reshape(8, FRAME)[1:-1][pitch[1:-1] == 0])
+    # Envelopes of noise have no phase, so that only its own is left.
     assert np.mean(np.abs(np.mean(spectra / np.abs(spectra), axis=0))) > 0.8
-    assert np.all(np.asarray(pitch_of(jnp.asarray(hiss(), jnp.float32)[None], CODEC)) < 0)
 
 
 def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:
@@ -217,21 +267,24 @@ def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:
         assert seconds[slow] == pytest.approx(seconds[own] / 0.8, abs=1e-3)
 
 
-def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None:
-    """A codec that was hardly trained has them: they do not depend on its encoder."""
+def wide_config() -> VoxtralConfig:
+    """A small configuration whose codec can hold pitch beside three components."""
     data = small_config().to_dict()
     data["multimodal"]["audio_model_args"]["n_acoustic_codebook"] = LATENTS + 3
     data["multimodal"]["audio_model_args"]["audio_encoding_args"]["num_codebooks"] = LATENTS + 4
     data["multimodal"]["audio_tokenizer_args"]["acoustic_dim"] = LATENTS + 3
-    config = VoxtralConfig.from_dict(data)
+    return VoxtralConfig.from_dict(data)
+
+
+def test_exact_codes_are_those_of_the_recording_on_its_frames(tmp_path: Path) -> None:
+    """A codec that was hardly trained has them: they do not depend on its encoder."""
+    config = wide_config()
     config.save(tmp_path / "params.json")
     # What is kept of the silence before the voice must begin where a frame does.
-    cycles = [0, 0, 9, 9, 14, 14, 20, 20, 12, 12, 17, 17]
-    sound = voiced(cycles)
-    sound[: 2 * FRAME] = 0
-    soundfile.write(tmp_path / "a.wav", 0.5 * sound, RATE)
-    soundfile.write(tmp_path / "goal.wav", 0.5 * sound, RATE)
-    line = {"audio": "a.wav", "goal": "goal.wav", "text": "A.", "language": "en", "speaker": "s"}
+    pitch = [0, 0, 112.5, 112.5, 175, 175, 250, 250, 150, 150, 212.5, 212.5]
+    sound = np.concatenate([np.zeros(2 * FRAME, np.float32), hum(0.8, 150, 0) + 0.02])
+    soundfile.write(tmp_path / "a.wav", sound, RATE)
+    line = {"audio": "a.wav", "pitch": pitch, "text": "A.", "language": "en", "speaker": "s"}
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text(json.dumps(line))
 
@@ -260,12 +313,8 @@ def test_exact_codes_are_those_of_the_goal_on_its_frames(tmp_path: Path) -> None
     for name, before in (("codes", record), ("heard", heard)):
         (after,) = CodeSource(tmp_path / name)
         assert np.array_equal(after.codes, before.codes)
-    height = (
-        np.round(np.array(cycles) - cycles_in_frame(config.codec.frame_rate)[0])
-        / (PITCHES - 1)
-        * 20
-    )
-    kept = len(cycles) - len(record.codes)
+    height = (np.array(pitch) - 87.5) / 237.5 * 20
+    kept = len(pitch) - len(record.codes)
     assert kept in (0, 1)
     found = record.codes[-10:, 1 + 3]
     np.testing.assert_allclose(found, height[2:], atol=0.51)

@@ -1,15 +1,16 @@
-"""Plays recordings at a pitch of whole cycles in each frame: what a small codec can give back.
+"""Plays recordings anew, in a way that a small codec can learn to give back.
 
     python scripts/corpus/lock.py data/nano/train corpus/locked --worker 0 --workers 2
 
 Reads a manifest, or shards, and writes each recording (24 kHz FLAC) and beside it how it is to
-sound: the spectral envelope that WORLD finds, in frames of 80 ms that each hold a whole number of
-cycles of one pitch, pulses in the middle of each cycle, and noise as much as speech has on average,
-the same in every frame. Every sample then follows from the frames' pitches and envelopes, so that
-waveforms can be compared. A decoder is taught to say it, an encoder to hear it in the recording
-itself: `lines-*.jsonl` is the manifest, with `goal`. Each `--speed` plays all of them, pitch and
-formants too, as other speakers. The same command goes on where it was stopped; 40 s of audio a
-second on one core.
+sound: the spectral envelope that WORLD finds, and its pitch at the ends of the codec's frames of
+80 ms; between them, pitch goes from one to the other in a whole number of cycles. Pulses have the
+envelope's minimum phase. There is as much noise as speech has on average, the same in every frame.
+Every sample then follows from envelopes and the pitch at two ends of frames, so that waveforms can
+be compared. A decoder is taught to say it, an encoder to hear it in the recording itself:
+`lines-*.jsonl` is the manifest, with `goal` and `pitch`. Each `--speed` plays all of them, pitch
+and formants too, as other speakers. The same command goes on where it was stopped; 30 s of audio
+a second on one core.
 """
 
 from __future__ import annotations
@@ -20,14 +21,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Complex, Float
 from rich.progress import track
 
 from voxtral_jax.audio import write_audio
 from voxtral_jax.files import append_line, read_lines
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
-from voxtral_jax.training.pitch import cycles_in_frame
 
 RATE, FRAME = 24_000, 1920
 """Samples a second, and in a frame of the codec."""
@@ -35,8 +35,9 @@ HOP, WINDOW, FFT = 120, 480, 1024
 """Samples between two spectra, in one, and with room for the envelope's echo."""
 LOWEST, HIGHEST = 70.0, 420.0
 """Hz between which pitch is looked for."""
-CYCLES = cycles_in_frame(RATE / FRAME)
-"""What a frame may have: 87.5 to 325 Hz."""
+MORE = 0.75
+"""Of a cycle, that makes one more of a frame. Not half of one: where speech is made whose pitches
+are all whole numbers of cycles, half of the means of two would be undecided."""
 VOICED_SPECTRA = 4
 """Spectra (of 16) that must have a pitch for the frame to have one."""
 NOISE = np.array(
@@ -74,27 +75,48 @@ def analyse(
     return pitch, pyworld.cheaptrick(sound, pitch, times[:count], RATE, fft_size=FFT)
 
 
-def cycles_of(pitch: Float[np.ndarray, " N"], frames: int) -> Int[np.ndarray, " frames"]:
-    """Cycles in each frame; 0 where it has no voice."""
-    cycles = np.zeros(frames, int)
+def voiced_frames(pitch: Float[np.ndarray, " N"], frames: int) -> Bool[np.ndarray, " frames"]:
+    """Which frames have a voice."""
     each = FRAME // HOP
-    for frame in range(frames):
-        voiced = pitch[frame * each : (frame + 1) * each]
-        voiced = voiced[voiced > 0]
-        if len(voiced) >= VOICED_SPECTRA:
-            nearest = round(np.median(voiced) * FRAME / RATE)
-            cycles[frame] = np.clip(nearest, CYCLES[0], CYCLES[-1])
-    return cycles
+    return (pitch[: frames * each].reshape(frames, each) > 0).sum(axis=1) >= VOICED_SPECTRA
 
 
-def pulses(cycles: Int[np.ndarray, " frames"]) -> Float[np.ndarray, " S"]:
-    """One in the middle of each cycle, with all harmonics, of power 1."""
-    spectra = np.zeros((len(cycles), FRAME // 2 + 1))
-    for frame, count in enumerate(cycles):
-        if count:
-            harmonics = np.arange(1, FRAME // 2 // count + 1)
-            spectra[frame, harmonics * count] = np.sqrt(2 / len(harmonics)) * (-1.0) ** harmonics
-    return (np.fft.irfft(spectra, FRAME, axis=1) * FRAME / 2).reshape(-1)
+def pitch_at_ends(pitch: Float[np.ndarray, " N"], frames: int) -> Float[np.ndarray, " frames"]:
+    """Hz at the end of each frame, 0 if it has no voice; where it ends without, what is near."""
+    voiced = np.flatnonzero(pitch)
+    if not len(voiced):
+        return np.zeros(frames)
+    each = FRAME // HOP
+    filled = np.interp(np.arange(-1, frames * each + 2), voiced, pitch[voiced])
+    smooth = np.convolve(filled, [0.25, 0.5, 0.25], "valid")
+    return np.where(voiced_frames(pitch, frames), smooth[each::each], 0)
+
+
+def pulses(ends: Float[np.ndarray, " frames"]) -> Float[np.ndarray, " S"]:
+    """Pulses with all harmonics, of power 1, whose pitch goes from one end of a frame to the other.
+
+    Each frame has a whole number of cycles, and begins and ends between two pulses: all of them
+    follow from pitch at its ends, as in sinusoidal models (McAulay and Quatieri 1986). Without a
+    voice before, pitch is from the first what it is at the end.
+    """
+    last = np.maximum(ends, LOWEST) * FRAME / RATE
+    before = np.concatenate([last[:1], last[:-1]])
+    before[1:] = np.where(ends[:-1] > 0, before[1:], last[1:])
+    cycles = np.floor((before + last) / 2 + MORE)
+    first, change = (before - cycles)[:, None], (last - before)[:, None]
+    missing = (cycles - (before + last) / 2)[:, None]
+    cycles = cycles[:, None]
+    u = np.arange(FRAME) / FRAME
+    turns = (cycles + first) * u + change * u**2 / 2 + missing * (3 * u**2 - 2 * u**3)
+    speed = cycles + first + change * u + 6 * missing * u * (1 - u)
+    harmonics = np.maximum(1, FRAME / 2 // speed.max(axis=1, keepdims=True))
+    # The sum of cosines of all harmonics, half a turn on; it is `harmonics` at a pulse.
+    angles = np.pi * (turns + 0.5)
+    below = np.sin(angles)
+    pulse = np.abs(below) < 1e-6
+    ratio = np.sin((2 * harmonics + 1) * angles) / np.where(pulse, 1, below)
+    made = np.where(pulse, harmonics, (ratio - 1) / 2)
+    return (made * np.sqrt(2 / harmonics)).reshape(-1)
 
 
 def hiss() -> Float[np.ndarray, " frame"]:
@@ -107,14 +129,25 @@ def hiss() -> Float[np.ndarray, " frame"]:
     return np.fft.irfft(np.exp(1j * phases), FRAME) * np.sqrt(FRAME)
 
 
-def lock(samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
-    """The recording at a pitch of whole cycles in each frame, as loud as it was."""
+def minimum_phase(power: Float[np.ndarray, "N bins"]) -> Complex[np.ndarray, "N bins"]:
+    """Numbers of absolute value 1: phases with which spectra sound as soon as they can."""
+    cepstra = np.fft.irfft(np.log(np.maximum(power, 1e-16)) / 2, FFT, axis=1)
+    later = np.zeros(FFT)
+    later[[0, FFT // 2]] = 1
+    later[1 : FFT // 2] = 2
+    return np.exp(1j * np.fft.rfft(cepstra * later, axis=1).imag)
+
+
+def lock(
+    samples: Float[np.ndarray, " S"],
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, " frames"]]:
+    """The recording as a codec is to give it back, as loud as it was; Hz at each frame's end."""
     frames = -(-len(samples) // FRAME)
     padded = np.pad(samples, (0, frames * FRAME - len(samples)))
     pitch, power = analyse(padded)
-    cycles = cycles_of(pitch, frames)
+    ends = pitch_at_ends(pitch, frames)
     count = len(pitch)
-    voiced = (pitch > 0) & (cycles[np.minimum(np.arange(count) * HOP // FRAME, frames - 1)] > 0)
+    voiced = (pitch > 0) & (ends[np.minimum(np.arange(count) * HOP // FRAME, frames - 1)] > 0)
     smooth = np.convolve(np.pad(voiced.astype(float), 1, mode="edge"), [0.25, 0.5, 0.25], "valid")
     hertz = np.arange(FFT // 2 + 1) * RATE / FFT
     tone = smooth[:, None] * (1 - np.interp(hertz, NOISE[:, 0], NOISE[:, 1]) ** 2)
@@ -123,17 +156,18 @@ def lock(samples: Float[np.ndarray, " S"]) -> Float[np.ndarray, " S"]:
     places = np.arange(count)[:, None] * HOP + np.arange(WINDOW)
     spoken, hissed = (
         np.fft.rfft(np.pad(x, (WINDOW // 2, WINDOW))[places] * taper, FFT)
-        for x in (pulses(cycles), np.tile(hiss(), frames))
+        for x in (pulses(ends), np.tile(hiss(), frames))
     )
-    made = np.fft.irfft(np.sqrt(power) * (np.sqrt(tone) * spoken + np.sqrt(1 - tone) * hissed), FFT)
-    # The envelope has no phase: its echo lies on both sides of the window.
+    spoken *= np.sqrt(tone) * minimum_phase(power)
+    made = np.fft.irfft(np.sqrt(power) * (spoken + np.sqrt(1 - tone) * hissed), FFT)
+    # The envelope of noise has no phase: its echo lies on both sides of the window.
     made = np.roll(made, (FFT - WINDOW) // 2, axis=1)
     out = np.zeros((count - 1) * HOP + FFT)
     for place, piece in enumerate(made):
         out[place * HOP : place * HOP + FFT] += piece
     out = out[FFT // 2 : FFT // 2 + len(samples)]
     loudness = np.sqrt(np.mean(samples**2) / max(float(np.mean(out**2)), 1e-12))
-    return (out * loudness).astype(np.float32)
+    return (out * loudness).astype(np.float32), ends
 
 
 def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None:
@@ -147,10 +181,12 @@ def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None
     audio, goal = f"{one.language}/{name}.flac", f"{one.language}/{name}-goal.flac"
     (out / one.language).mkdir(parents=True, exist_ok=True)
     write_audio(out / audio, samples, RATE)
-    write_audio(out / goal, lock(samples), RATE)
+    played, pitch = lock(samples)
+    write_audio(out / goal, played, RATE)
     return {
         "audio": audio,
         "goal": goal,
+        "pitch": [round(float(hertz), 1) for hertz in pitch],
         "text": list(one.texts),
         "language": one.language,
         "speaker": one.speaker,

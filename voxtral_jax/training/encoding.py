@@ -70,7 +70,7 @@ def encode_batch(
     if (components := weights.get("envelope")) is not None:
         made = envelopes(batch.samples, c)
         teaches_pitch = training.envelope.pitch > 0
-        exact = exact_latents(made, batch.wanted, components, c, teaches_pitch)
+        exact = exact_latents(made, batch.pitch if teaches_pitch else None, components)
         semantic, acoustic = jnp.split(latents, [c.semantic_dim], axis=-1)
         envelope = envelope_loss(acoustic, made, exact, components, frames)
         if training.teaches_early:

@@ -43,11 +43,13 @@ def write_audio_shards(
 
     Raises:
         DataError: the directory cannot be written to, or holds something corrupt; or recordings
-            have a goal, for which shards have no place.
+            have a goal or pitch, for which shards have no place.
     """
     for utterance in manifest.utterances:
-        if utterance.goal is not None:
-            raise DataError(f"shards cannot hold the 'goal' of {utterance.key}; leave it in files")
+        if utterance.goal is not None or utterance.pitch:
+            raise DataError(
+                f"shards cannot hold 'goal' and 'pitch' of {utterance.key}; leave it in files"
+            )
     broken = []
     with RecordWriter(directory, AUDIO, shard_bytes) as writer:
         for utterance in manifest.utterances:

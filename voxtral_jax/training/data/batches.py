@@ -22,6 +22,8 @@ class CropBatch:
         utterances: `[B]` int32, which utterance of the manifest each row is of.
         targets: arrays `[B, ...]` that the distillation asked for, by name.
         goals: `[B, S]` what the codec is to give back, where that is something else.
+        pitch: `[B, T]` float32 Hz at the end of each frame, 0 in one without a voice, where that is
+            known.
     """
 
     samples: Float[Any, "B S"]
@@ -29,6 +31,7 @@ class CropBatch:
     utterances: Int[Any, " B"]
     targets: dict[str, Any]
     goals: Float[Any, "B S"] | None = None
+    pitch: Float[Any, "B T"] | None = None
 
     @property
     def wanted(self) -> Float[Any, "B S"]:

@@ -50,7 +50,7 @@ def crop_batches(
         crop_samples: S; utterances that are not longer are taken whole.
         batch_size: rows of a global batch.
         seed: of order and crops.
-        frame_samples: crops begin at multiples of this.
+        frame_samples: crops begin at multiples of this, and pitch is known of frames of it.
         epochs: None is without end.
         targets: called for each crop; must give arrays of the same shapes for all.
         workers: processes that make batches; 0 is threads of this one. The batches are the same.
@@ -66,8 +66,7 @@ def crop_batches(
         raise DataError(
             f"{epochs} x {len(manifest.utterances)} utterances do not fill a batch of {batch_size}"
         )
-    goals = manifest.has_goals
-    crops = _Crops(manifest.utterances, rate, crop_samples, frame_samples, targets, seed, goals)
+    crops = _Crops(manifest, rate, crop_samples, frame_samples, targets, seed)
     mine = my_rows(batch_size, process)
     batches = (
         grain.MapDataset.range(len(manifest.utterances))
@@ -86,6 +85,7 @@ def validation_crops(
     rate: int,
     crop_samples: int,
     batch_size: int,
+    frame_samples: int = 1,
     targets: Targets | None = None,
     workers: int = 0,
 ) -> grain.IterDataset[CropBatch]:
@@ -94,8 +94,7 @@ def validation_crops(
     The last batch is filled up with rows of length 0 and utterance -1. Arguments are those of
     `crop_batches`; every process gets whole batches.
     """
-    goals = manifest.has_goals
-    crops = _Crops(manifest.utterances, rate, crop_samples, 1, targets, 0, goals)
+    crops = _Crops(manifest, rate, crop_samples, frame_samples, targets, 0)
     batches = (
         grain.MapDataset.range(len(manifest.utterances))
         .map(int)
@@ -107,16 +106,19 @@ def validation_crops(
 
 @dataclass(frozen=True)
 class _Crops:
-    """Makes batches of crops; fields are the arguments of `crop_batches`, and whether there are
-    goals."""
+    """Makes batches of crops; fields are the arguments of `crop_batches`."""
 
-    utterances: tuple[Utterance, ...]
+    manifest: Manifest
     rate: int
     crop_samples: int
     frame_samples: int
     targets: Targets | None
     seed: int
-    goals: bool
+
+    @property
+    def utterances(self) -> tuple[Utterance, ...]:
+        """Those of the manifest."""
+        return self.manifest.utterances
 
     def random(self, places: list[tuple[int, int]]) -> CropBatch:
         """Crops of utterances, each with its place among those of all epochs."""
@@ -143,7 +145,9 @@ class _Crops:
         samples: Any = np.zeros((len(rows), self.crop_samples), np.float32)
         lengths: Any = np.zeros(len(rows), np.int32)
         utterances: Any = np.array([number for number, _ in rows], np.int32)
-        goals = np.zeros_like(samples) if self.goals else None
+        goals = np.zeros_like(samples) if self.manifest.has_goals else None
+        frames = self.crop_samples // self.frame_samples
+        pitch = np.zeros((len(rows), frames), np.float32) if self.manifest.has_pitch else None
         targets = []
         for row, (number, first) in enumerate(rows):
             if number != NO_UTTERANCE:
@@ -156,6 +160,9 @@ class _Crops:
                 samples[row, : len(crop)], lengths[row] = crop, len(crop)
                 if goals is not None:
                     goals[row, : len(crop)] = goal[: len(crop)]
+                if pitch is not None and utterance.pitch:
+                    known = utterance.pitch[first // self.frame_samples :][:frames]
+                    pitch[row, : len(known)] = known
             if self.targets is not None:
                 # Rows that fill up ask for the targets of nothing of some utterance.
                 whole = self._samples(number) <= self.crop_samples
@@ -168,6 +175,7 @@ class _Crops:
             utterances=utterances,
             targets={name: np.stack([one[name] for one in targets]) for name in names},
             goals=goals,
+            pitch=pitch,
         )
 
     def _read(self, utterance: Utterance, first: int) -> np.ndarray:

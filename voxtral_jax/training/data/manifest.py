@@ -7,8 +7,9 @@ A manifest is a file of JSON lines, one utterance a line:
 `text` may be a list: variants of one transcript, such as normalised and raw. `start` and `end` (in
 seconds) make the utterance a part of its recording; `phonemes` may say how it is pronounced, and
 `phoneme_ends` when each of them ends, in seconds of the utterance. `goal` may name another
-recording, as long as `audio`, that the codec is to give back in its place. Paths of recordings are
-relative to the manifest.
+recording, as long as `audio`, that the codec is to give back in its place; `pitch` has its Hz at
+the end of each frame of the codec, 0 in one without a voice. Paths of recordings are relative to
+the manifest.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Utterance:
         file: path of the recording, or of the shard that holds it.
         record: its number in the shard, where the audio is the span alone; None in a file.
         goal: path of the recording that the codec is to give back; None is the audio itself.
+        pitch: Hz at the end of each frame of it, 0 in one without a voice; empty if not known.
     """
 
     key: str
@@ -71,6 +73,7 @@ class Utterance:
     file: str = ""
     record: int | None = None
     goal: str | None = None
+    pitch: tuple[float, ...] = ()
 
 
 def goal_of(utterance: Utterance) -> Utterance:
@@ -99,6 +102,25 @@ class Manifest:
     def has_goals(self) -> bool:
         """Whether the codec is to give back something else for some of them."""
         return any(one.goal is not None for one in self.utterances)
+
+    @property
+    def has_pitch(self) -> bool:
+        """Whether that of some of them is known."""
+        return any(one.pitch for one in self.utterances)
+
+    def need_pitch(self, frame_rate: float) -> None:
+        """Checks that every utterance has the pitch of each of its frames.
+
+        Raises:
+            DataError: one has not.
+        """
+        for one in self.utterances:
+            frames = math.ceil(one.seconds * frame_rate)
+            if abs(len(one.pitch) - frames) > 1:
+                raise DataError(
+                    f"'pitch' of {one.key} has {len(one.pitch)} frames of {frames}: make the "
+                    "manifest with scripts/corpus/lock.py, or teach no pitch (envelope.pitch = 0)"
+                )
 
 
 class _Unusable(Exception):
@@ -216,6 +238,7 @@ def _parse(line: str, directory: Path, base: str, need_text: bool) -> Utterance:
         phoneme_ends=_ends(data.get("phoneme_ends"), phonemes),
         file=file,
         goal=None if goal is None else os.path.abspath(directory / goal),
+        pitch=_pitch(data.get("pitch")),
     )
 
 
@@ -251,6 +274,15 @@ def _ends(value: Any, phonemes: str | None) -> tuple[float, ...]:
     if not rising or len(ends) != len(phonemes or "") or min(ends, default=0.0) < 0:
         raise _Unusable("'phoneme_ends' must have a number for each phoneme, rising from 0")
     return tuple(map(float, ends))
+
+
+def _pitch(value: Any) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    frames = tuple(value) if isinstance(value, list) else (None,)
+    if not all(isinstance(hertz, int | float) and 0 <= hertz < math.inf for hertz in frames):
+        raise _Unusable("'pitch' must have Hz for each frame, 0 in those without a voice")
+    return tuple(map(float, frames))
 
 
 def _texts(value: Any, need_text: bool) -> tuple[str, ...]:

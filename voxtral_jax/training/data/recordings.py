@@ -27,7 +27,8 @@ SKIPPED = 2**20
 
 
 def at_speed(utterance: Utterance, speed: float) -> Utterance:
-    """The utterance as it is when played at a speed: by another speaker, and as long as that."""
+    """The utterance as it is when played at a speed: by another speaker, as long as that, and of a
+    pitch that is not known."""
     if speed == 1.0:
         return utterance
     return replace(
@@ -35,6 +36,7 @@ def at_speed(utterance: Utterance, speed: float) -> Utterance:
         key=f"{utterance.key}@{speed:g}",
         speaker=f"{utterance.speaker}@{speed:g}",
         phoneme_ends=tuple(end / speed for end in utterance.phoneme_ends),
+        pitch=(),
         seconds=utterance.seconds / speed,
     )
 

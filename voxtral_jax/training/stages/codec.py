@@ -176,7 +176,10 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
 
     def read(path: str) -> Manifest:
         characters = distillation.kind == "characters"
-        return read_manifest(path, need_text=characters, most_broken=data.most_broken)
+        found = read_manifest(path, need_text=characters, most_broken=data.most_broken)
+        if settings.envelope.pitch > 0:
+            found.need_pitch(codec.frame_rate)
+        return found
 
     manifest = read(data.manifest) if read_data else Manifest((), ())
     training = CodecTraining(
@@ -260,7 +263,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         batches_per_pass=max(1, len(manifest.utterances) // data.batch_size),
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,
-        example=lambda: example_batch(training, data.batch_size, crop, manifest.has_goals),
+        example=lambda: example_batch(training, data.batch_size, crop, manifest),
         validate=_validation(settings, training) if data.validation and read_data else None,
         critic=critics.optimizer if training.discriminators else None,
         about={"stage": "codec", "params": config.to_dict()},
@@ -311,7 +314,7 @@ def manifest_notes(manifest: Manifest) -> tuple[str, ...]:
 
 
 def example_batch(
-    training: CodecTraining, batch_size: int, crop: int, goals: bool = False
+    training: CodecTraining, batch_size: int, crop: int, manifest: Manifest
 ) -> CropBatch:
     """A batch of zeros in the shapes that the stage trains on."""
     one = training.distillation.targets(NOBODY, 0, 0, False)
@@ -321,7 +324,8 @@ def example_batch(
         lengths=np.zeros(batch_size, np.int32),
         utterances=np.zeros(batch_size, np.int32),
         targets={name: np.zeros((batch_size, *np.shape(x)), x.dtype) for name, x in one.items()},
-        goals=silence if goals else None,
+        goals=silence if manifest.has_goals else None,
+        pitch=silence[:, :: training.config.frame_samples] if manifest.has_pitch else None,
     )
 
 
@@ -351,10 +355,16 @@ def _validation(settings: CodecSettings, training: CodecTraining) -> Callable[[P
     codec, data = training.config, settings.data
     assert data.validation is not None
     manifest = read_manifest(data.validation, need_text=False, most_broken=data.most_broken)
+    if training.envelope.pitch > 0:
+        manifest.need_pitch(codec.frame_rate)
     crop = frames_of(codec, data.validation_seconds) * codec.frame_samples
     batches = list(
         validation_crops(
-            manifest, rate=codec.sampling_rate, crop_samples=crop, batch_size=VALIDATION_ROWS
+            manifest,
+            rate=codec.sampling_rate,
+            crop_samples=crop,
+            batch_size=VALIDATION_ROWS,
+            frame_samples=codec.frame_samples,
         )
     )
 

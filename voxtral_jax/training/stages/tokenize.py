@@ -26,7 +26,7 @@ from voxtral_jax.errors import AudioError, CheckpointError, ConfigError, DataErr
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.checkpoints import run_weights
-from voxtral_jax.training.data.manifest import Utterance, goal_of, read_manifest
+from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
 from voxtral_jax.training.envelope import read_components
@@ -50,13 +50,13 @@ class Played:
         utterance: with the times and the speaker of its speed.
         samples: at the codec's rate.
         speech: whether there is voice in each frame.
-        goal: what the codec should give back, where its exact codes are asked for.
+        pitch: Hz at the end of each frame, where its exact codes are asked for and hold it.
     """
 
     utterance: Utterance
     samples: Float[np.ndarray, " S"]
     speech: Bool[np.ndarray, " T"]
-    goal: Float[np.ndarray, " S"] | None = None
+    pitch: Float[np.ndarray, " T"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,8 @@ class TokenizeSettings:
         as_references: trim silence and bring to one loudness, as inference does to a reference.
         speeds: at which each recording is played, pitch and all; every speed makes other speakers
             of the same sentences.
-        exact: acoustic codes are those of the recording's goal, which the codec was taught
-            (`envelope` in `codec.toml`), not what its encoder hears.
+        exact: acoustic codes are those of the recording's envelope and pitch, which the codec was
+            taught (`envelope` in `codec.toml`), not what its encoder hears.
         components: file of what it was taught; None: the run's, if `codec` is one.
         heard: beside exact codes, directory of shards of what the encoder hears of the same frames:
             `data.prompts` of speech training.
@@ -109,6 +109,10 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     codec = encoder_of(settings.codec, config)
     components = _components(settings, config.codec)
     manifest = read_manifest(settings.manifest, need_text=True, most_broken=settings.most_broken)
+    # Latents without a component hold the pitch.
+    exact_pitch = components is not None and not np.any(components["basis"][-1])
+    if exact_pitch:
+        manifest.need_pitch(config.codec.frame_rate)
     notes = list(manifest_notes(manifest))
     index, count = jax.process_index(), jax.process_count()
     if count > 1:
@@ -123,7 +127,7 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     batches = [mine[i : i + settings.batch_size] for i in range(0, len(mine), settings.batch_size)]
     with ExitStack() as opened:
         writers = [opened.enter_context(CodeWriter(folder)) for folder in folders]
-        read = _read_ahead(batches, settings, config.codec)
+        read = _read_ahead(batches, settings, config.codec, exact_pitch)
         for loaded in track(read, "encoding", total=len(batches)):
             good = [one for one in loaded if isinstance(one, Played)]
             failed += [why for why in loaded if isinstance(why, str)]
@@ -181,6 +185,7 @@ def _read_ahead(
     batches: Sequence[Sequence[tuple[Utterance, float]]],
     settings: TokenizeSettings,
     config: CodecConfig,
+    exact_pitch: bool,
 ) -> Iterator[list[Played | str]]:
     """Batches of recordings, or why there are none; read by threads some batches ahead."""
     rate = config.sampling_rate
@@ -188,26 +193,21 @@ def _read_ahead(
     def read(one: Utterance, speed: float) -> Played | str:
         try:
             samples = read_utterance(one, rate, speed)
-            goal = None
-            if settings.exact:
-                goal = read_utterance(goal_of(one), rate)[: len(samples)]
-                samples = samples[: len(goal)]
+            pitch = np.array(one.pitch, np.float32) if exact_pitch else None
             one = at_speed(one, speed)
             if settings.as_references:
-                whole = samples
-                # A goal's pitch goes by its frames, which must stay where they are.
-                step = 1 if goal is None else config.frame_samples
-                samples, first = as_reference(whole, rate, step)
-                if goal is not None:
-                    gain = np.abs(samples).max() / np.abs(whole[first:][: len(samples)]).max()
-                    goal = goal[first:][: len(samples)] * gain
+                # Pitch goes by frames, which must stay where they are.
+                step = 1 if pitch is None else config.frame_samples
+                samples, first = as_reference(samples, rate, step)
+                if pitch is not None:
+                    pitch = pitch[first // config.frame_samples :]
                 ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
                 one = replace(one, phoneme_ends=ends)
         except (AudioError, DataError) as error:
             return f"{one.key}: {error}"
         frames = math.ceil(len(samples) / config.frame_samples)
         speech = voice_activity(samples, rate, frames, config.frame_rate)
-        return Played(one, samples, speech, goal)
+        return Played(one, samples, speech, pitch)
 
     with ThreadPoolExecutor() as pool:
         remaining = iter(batches)
@@ -242,19 +242,22 @@ def as_reference(
 
 def _acoustic_codes(
     recordings: Sequence[Float[np.ndarray, " S"]],
-    goals: Sequence[Float[np.ndarray, " S"]],
+    pitches: Sequence[Float[np.ndarray, " T"]],
     components: Params,
     config: CodecConfig,
 ) -> Int[np.ndarray, "rows frames A"]:
-    """Exact codes of recordings side by side; those of what follows their ends mean nothing."""
+    """Exact codes of recordings side by side, with pitch if it is given; those of what follows
+    their ends mean nothing."""
     longest = max(len(samples) for samples in recordings)
     frames = bucket(math.ceil(longest / config.frame_samples), LEAST_FRAMES)
-    heard, wanted = np.zeros((2, len(goals), frames * config.frame_samples), np.float32)
-    for row, (samples, goal) in enumerate(zip(recordings, goals, strict=True)):
-        heard[row, : len(samples)], wanted[row, : len(goal)] = samples, goal
-    # Latents without a component hold the pitch.
-    pitch = not np.any(components["basis"][-1])
-    return np.asarray(exact_codes(heard, wanted, components, config=config, pitch=pitch))
+    heard = np.zeros((len(recordings), frames * config.frame_samples), np.float32)
+    pitch = np.zeros((len(recordings), frames), np.float32)
+    for row, samples in enumerate(recordings):
+        heard[row, : len(samples)] = samples
+    for row, known in enumerate(pitches):
+        pitch[row, : len(known)] = known[:frames]
+    given = pitch if pitches else None
+    return np.asarray(exact_codes(heard, given, components, config=config))
 
 
 def _encode(
@@ -272,8 +275,8 @@ def _encode(
     samples = [played.samples for played in recordings] + spare
     heard = codes = encode_batch(codec, config, samples, default_kernels())
     if components is not None:
-        goals = [played.goal for played in recordings if played.goal is not None] + spare
-        exact = _acoustic_codes(samples, goals, components, config)
+        pitches = [played.pitch for played in recordings if played.pitch is not None]
+        exact = _acoustic_codes(samples, pitches, components, config)
         codes = [
             np.concatenate([made[:, :1], acoustic[: len(made)]], axis=1)
             for made, acoustic in zip(heard, exact, strict=True)
