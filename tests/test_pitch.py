@@ -40,14 +40,9 @@ CODEC = small_config().codec
 LEVELS = 21
 
 
-def heights(*hertz: float) -> jax.Array:
-    """Pitch at the end of some frames."""
-    return jnp.array(hertz)
-
-
 def test_pitches_stay_apart_when_their_latents_are_rounded() -> None:
     # Half a cycle in a frame of 80 ms apart, and nearly eight levels of one latent.
-    latents = np.asarray(pitch_latents(heights(0, *np.arange(80, 400, 6.25))))
+    latents = np.asarray(pitch_latents(jnp.array([0, *np.arange(80, 400, 6.25)])))
     assert latents.shape == (53, LATENTS)
     assert np.abs(latents).max() < 1
     rounded = np.round((latents + 1) / 2 * (LEVELS - 1)) / (LEVELS - 1) * 2 - 1
@@ -63,7 +58,7 @@ def test_a_pitch_that_rises_moves_its_latents_little_by_little() -> None:
 
 
 def test_the_pitch_is_taught_where_latents_are_far_from_it_and_frames_count() -> None:
-    pitch = pitch_latents(heights(100, 150, 0)[None])
+    pitch = pitch_latents(jnp.array([[100, 150, 0]]))
     mask = jnp.array([[1.0, 1.0, 0.0]])
     loss = partial(pitch_loss, pitch=pitch, mask=mask)
     np.testing.assert_allclose(loss(jnp.arctanh(pitch)), 0, atol=1e-5)

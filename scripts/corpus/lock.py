@@ -21,7 +21,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Complex, Float
 from rich.progress import track
 
 from voxtral_jax.audio import write_audio
@@ -75,12 +75,6 @@ def analyse(
     return pitch, pyworld.cheaptrick(sound, pitch, times[:count], RATE, fft_size=FFT)
 
 
-def voiced_frames(pitch: Float[np.ndarray, " N"], frames: int) -> Bool[np.ndarray, " frames"]:
-    """Which frames have a voice."""
-    each = FRAME // HOP
-    return (pitch[: frames * each].reshape(frames, each) > 0).sum(axis=1) >= VOICED_SPECTRA
-
-
 def pitch_at_ends(pitch: Float[np.ndarray, " N"], frames: int) -> Float[np.ndarray, " frames"]:
     """Hz at the end of each frame, 0 if it has no voice; where it ends without, what is near."""
     voiced = np.flatnonzero(pitch)
@@ -89,7 +83,8 @@ def pitch_at_ends(pitch: Float[np.ndarray, " N"], frames: int) -> Float[np.ndarr
     each = FRAME // HOP
     filled = np.interp(np.arange(-1, frames * each + 2), voiced, pitch[voiced])
     smooth = np.convolve(filled, [0.25, 0.5, 0.25], "valid")
-    return np.where(voiced_frames(pitch, frames), smooth[each::each], 0)
+    spoken = (pitch[: frames * each].reshape(frames, each) > 0).sum(axis=1) >= VOICED_SPECTRA
+    return np.where(spoken, smooth[each::each], 0)
 
 
 def pulses(ends: Float[np.ndarray, " frames"]) -> Float[np.ndarray, " S"]:
@@ -100,15 +95,13 @@ def pulses(ends: Float[np.ndarray, " frames"]) -> Float[np.ndarray, " S"]:
     voice before, pitch is from the first what it is at the end.
     """
     last = np.maximum(ends, LOWEST) * FRAME / RATE
-    before = np.concatenate([last[:1], last[:-1]])
-    before[1:] = np.where(ends[:-1] > 0, before[1:], last[1:])
-    cycles = np.floor((before + last) / 2 + MORE)
-    first, change = (before - cycles)[:, None], (last - before)[:, None]
-    missing = (cycles - (before + last) / 2)[:, None]
-    cycles = cycles[:, None]
+    before = np.where(np.append(0, ends[:-1]) > 0, np.append(0, last[:-1]), last)
+    mean = (before + last) / 2
+    missing = np.floor(mean + MORE) - mean
     u = np.arange(FRAME) / FRAME
-    turns = (cycles + first) * u + change * u**2 / 2 + missing * (3 * u**2 - 2 * u**3)
-    speed = cycles + first + change * u + 6 * missing * u * (1 - u)
+    first, change, missing = (x[:, None] for x in (before, last - before, missing))
+    turns = first * u + change * u**2 / 2 + missing * (3 * u**2 - 2 * u**3)
+    speed = first + change * u + 6 * missing * u * (1 - u)
     harmonics = np.maximum(1, FRAME / 2 // speed.max(axis=1, keepdims=True))
     # The sum of cosines of all harmonics, half a turn on; it is `harmonics` at a pulse.
     angles = np.pi * (turns + 0.5)

@@ -160,7 +160,7 @@ class _Crops:
                 samples[row, : len(crop)], lengths[row] = crop, len(crop)
                 if goals is not None:
                     goals[row, : len(crop)] = goal[: len(crop)]
-                if pitch is not None and utterance.pitch:
+                if pitch is not None:
                     known = utterance.pitch[first // self.frame_samples :][:frames]
                     pitch[row, : len(known)] = known
             if self.targets is not None:

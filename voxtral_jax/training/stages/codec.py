@@ -174,14 +174,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     if taught.fixed_filters and settings.start is None and not taught.used:
         raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
 
-    def read(path: str) -> Manifest:
-        characters = distillation.kind == "characters"
-        found = read_manifest(path, need_text=characters, most_broken=data.most_broken)
-        if settings.envelope.pitch > 0:
-            found.need_pitch(codec.frame_rate)
-        return found
-
-    manifest = read(data.manifest) if read_data else Manifest((), ())
+    characters = distillation.kind == "characters"
+    manifest = (
+        _recordings(settings, data.manifest, codec.frame_rate, need_text=characters)
+        if read_data
+        else Manifest((), ())
+    )
     training = CodecTraining(
         config=codec,
         losses=settings.losses,
@@ -271,6 +269,16 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     )
 
 
+def _recordings(
+    settings: CodecSettings, path: str, frame_rate: float, *, need_text: bool
+) -> Manifest:
+    """A manifest of what the settings ask for, to train on or to validate with."""
+    found = read_manifest(path, need_text=need_text, most_broken=settings.data.most_broken)
+    if settings.envelope.pitch > 0:
+        found.need_pitch(frame_rate)
+    return found
+
+
 class Unreadable:
     """Recordings whose header was good and whose audio was not: counted until too many."""
 
@@ -354,9 +362,7 @@ def _reconstruct(
 def _validation(settings: CodecSettings, training: CodecTraining) -> Callable[[Params], Validation]:
     codec, data = training.config, settings.data
     assert data.validation is not None
-    manifest = read_manifest(data.validation, need_text=False, most_broken=data.most_broken)
-    if training.envelope.pitch > 0:
-        manifest.need_pitch(codec.frame_rate)
+    manifest = _recordings(settings, data.validation, codec.frame_rate, need_text=False)
     crop = frames_of(codec, data.validation_seconds) * codec.frame_samples
     batches = list(
         validation_crops(
