@@ -19,10 +19,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.progress import track
 from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from voxtral_jax.errors import AudioError, CheckpointError, DataError, VoxtralError
+from voxtral_jax.progress import followed
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
 from voxtral_jax.training.data.targets import TargetWriter
@@ -191,7 +191,8 @@ def run(
     left_out: list[str] = []
     with TargetWriter(out) as writer:
         missing = [one for one in utterances if one.key not in writer.done]
-        for start in track(range(0, len(missing), batch_size), "listening"):
+        starts = range(0, len(missing), batch_size)
+        for start in followed(starts, "batches heard", len(starts)):
             batch = []
             for one in missing[start : start + batch_size]:
                 reason = usable(teacher, one)

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import track
 
 from voxtral_jax.audio import read_audio, resample, to_mono
 from voxtral_jax.evaluation.judges import RATE
 from voxtral_jax.evaluation.judges.recognition import Whisper
 from voxtral_jax.evaluation.transcripts import compare
 from voxtral_jax.files import append_line, read_lines
+from voxtral_jax.progress import followed
 
 
 def waiting(
@@ -52,7 +52,7 @@ def main(
     left = waiting(audio, language or [], split, worker, workers)
     whisper = Whisper(threads)
     out = audio / f"heard-{worker}-of-{workers}.jsonl"
-    for line in track(left, f"worker {worker}: {len(left)} recordings"):
+    for line in followed(left, f"worker {worker}, recordings heard", len(left)):
         samples, rate = read_audio(audio / line["audio"])
         heard = whisper.transcribe(resample(to_mono(samples), rate, RATE), line["language"])
         errors = compare(line["text"], heard, line["language"]).characters.rate

@@ -22,10 +22,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from jaxtyping import Complex, Float
-from rich.progress import track
 
 from voxtral_jax.audio import write_audio
 from voxtral_jax.files import append_line, read_lines
+from voxtral_jax.progress import followed
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
 
@@ -206,7 +206,7 @@ def main(
     wanted = [(one, at) for one in utterances for at in speed or [1.0]]
     left = [(one, at) for one, at in wanted if at_speed(one, at).key not in done]
     out.mkdir(parents=True, exist_ok=True)
-    for one, at in track(left, f"worker {worker}: {len(left)} recordings"):
+    for one, at in followed(left, f"worker {worker}, recordings played", len(left)):
         line = play(one, out, at)
         if line is not None:
             append_line(lines, line)

@@ -17,9 +17,9 @@ from typing import Annotated
 
 import soundfile
 import typer
-from rich.progress import track
 
 from voxtral_jax.files import replacing
+from voxtral_jax.progress import followed
 from voxtral_jax.training.data.audio_shards import write_audio_shards
 from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
@@ -47,12 +47,13 @@ def main(
 
 
 def _as_files(manifest: Manifest, out: Path) -> None:
+    every = manifest.utterances
     out.mkdir(parents=True, exist_ok=True)
     with (
         replacing(out.with_suffix(".jsonl")) as temporary,
         temporary.open("w", encoding="utf-8") as lines,
     ):
-        for one in track(manifest.utterances, "packing"):
+        for one in followed(every, "recordings packed", len(every)):
             file = (out / one.audio).with_suffix(".opus")
             file.parent.mkdir(parents=True, exist_ok=True)
             _encode(one, file)
@@ -67,9 +68,10 @@ def _as_files(manifest: Manifest, out: Path) -> None:
 
 
 def _as_shards(manifest: Manifest, out: Path) -> None:
+    every = manifest.utterances
     with tempfile.TemporaryDirectory() as folder:
         packed = []
-        for number, one in enumerate(track(manifest.utterances, "packing")):
+        for number, one in enumerate(followed(every, "recordings packed", len(every))):
             file = Path(folder) / f"{number}.opus"
             _encode(one, file)
             packed.append(dataclasses.replace(one, file=str(file), start=0.0, end=None))

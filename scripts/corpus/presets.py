@@ -29,7 +29,6 @@ import numpy as np
 import typer
 from jaxtyping import Float
 from plan import read_texts
-from rich.progress import track
 from understood import errors_in
 from voices import FAST_GENDERS, FAST_VOICES, languages_of
 
@@ -38,6 +37,7 @@ from voxtral_jax.audio import read_audio, to_mono
 from voxtral_jax.audio.reference import sounding_spans
 from voxtral_jax.files import read_lines, replacing
 from voxtral_jax.presets import PRESETS_FILE
+from voxtral_jax.progress import followed
 from voxtral_jax.text.duration import estimate_seconds
 from voxtral_jax.text.phonemes import LANGUAGES
 
@@ -185,7 +185,7 @@ def candidates(lines: list[tuple[Path, dict[str, Any]]], count: int) -> list[Can
             chosen.append((language, speaker))
     return [
         Candidate(*key, [measure(*one) for one in found[key][:TAKES]])
-        for key in track(chosen, "measuring")
+        for key in followed(chosen, "candidates measured", len(chosen))
     ]
 
 

@@ -26,12 +26,12 @@ import typer
 from joe import Joe
 from pico import Pico
 from plan import beyond, make_plan, share
-from rich.progress import track
 from teacher import RATE, Kokoro, Played, Sound
 from voices import fast_speakers, load_voices, make_speakers, only_presets
 
 from voxtral_jax.errors import TextError
 from voxtral_jax.files import append_line, read_lines
+from voxtral_jax.progress import followed
 from voxtral_jax.training.data.shards import CodeSource
 
 
@@ -99,7 +99,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     listing = out / f"lines-{teacher}-{worker}-of-{workers}.jsonl"
     left = list(share(lines, worker, workers, spoken_before(out)))
-    for line in track(left, f"worker {worker}: {len(left)} of {len(lines)}"):
+    for line in followed(left, f"worker {worker}, lines spoken", len(left)):
         try:
             spoken = speaking.speak(line.text, line.language, line.speaker.parts, line.speed)
         except TextError as error:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.progress import track
 
 from voxtral_jax import Voice, make_voice, synthesize
 from voxtral_jax.audio import resample
 from voxtral_jax.evaluation import misheard
 from voxtral_jax.evaluation.judges import RATE
 from voxtral_jax.files import append_line, read_lines
+from voxtral_jax.progress import followed
 
 if TYPE_CHECKING:
     from voxtral_jax import Model
@@ -49,7 +49,8 @@ def errors_in(
     wanted = [(name, text) for text in sorted(sentences, key=len) for name in voices]
     left = [one for one in wanted if one not in heard]
     made: dict[str, Voice] = {}
-    for start in track(range(0, len(left), AT_ONCE), f"{language}: {len(left)} to hear"):
+    starts = range(0, len(left), AT_ONCE)
+    for start in followed(starts, f"{language}, batches heard", len(starts)):
         batch = left[start : start + AT_ONCE]
         for name, _ in batch:
             if name not in made:

@@ -12,11 +12,11 @@ from itertools import islice
 
 import numpy as np
 from jaxtyping import Int
-from rich.progress import track
 
 from voxtral_jax.codec.run import decode_codes
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.model import Model
+from voxtral_jax.progress import followed
 from voxtral_jax.speech import Speech
 from voxtral_jax.synthesis import MOST_LINES, synthesize
 from voxtral_jax.text import split_text
@@ -92,7 +92,8 @@ def speak_candidates(
             if prompt.name not in writer.done and _single(prompt, model.config)
         ]
         at_once = max(1, MOST_LINES // sampling.count)
-        for batch in track(list(_batches(missing, at_once)), "speaking candidates"):
+        batches = list(_batches(missing, at_once))
+        for batch in followed(batches, "batches of prompts spoken", len(batches)):
             for prompt, spoken in zip(batch, _speak(model, batch, sampling), strict=True):
                 scores = _judge(model, judge, prompt, spoken)
                 writer.write(_record(prompt, spoken), _entry(prompt, scores), 1)

@@ -11,13 +11,12 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from voxtral_jax.cli import say
+from voxtral_jax.progress import LOG_SECONDS
 from voxtral_jax.serving.batch.jobs import Job
 
 if TYPE_CHECKING:
     from voxtral_jax.serving.batch.records import Result
 
-LOG_SECONDS = 30.0
-"""Between two lines where stderr is no terminal."""
 SPEED_SECONDS = 600.0
 """Time left follows from the speed of so long: jobs are of any length."""
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from rich.progress import track
 
 from voxtral_jax.audio.activity import voice_activity
 from voxtral_jax.audio.reference import MARGIN, SILENT_PEAK, normalise_loudness, sounding_spans
@@ -25,6 +24,7 @@ from voxtral_jax.config import CodecConfig, VoxtralConfig
 from voxtral_jax.errors import AudioError, CheckpointError, ConfigError, DataError
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
+from voxtral_jax.progress import followed
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
@@ -128,7 +128,7 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     with ExitStack() as opened:
         writers = [opened.enter_context(CodeWriter(folder)) for folder in folders]
         read = _read_ahead(batches, settings, config.codec, exact_pitch)
-        for loaded in track(read, "encoding", total=len(batches)):
+        for loaded in followed(read, "batches encoded", len(batches)):
             good = [one for one in loaded if isinstance(one, Played)]
             failed += [why for why in loaded if isinstance(why, str)]
             for records in _encode(codec, config.codec, good, settings.batch_size, components):
