@@ -47,6 +47,7 @@ from voxtral_jax.training.settings import build_settings, load_settings
 from voxtral_jax.training.sources import source_config
 from voxtral_jax.training.spectrum import log_mel, mel_bands
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+from voxtral_jax.training.stages.dpo import DpoSettings
 from voxtral_jax.training.stages.speech import SpeechSettings
 from voxtral_jax.training.state import split
 
@@ -323,3 +324,5 @@ def test_the_flow_of_the_small_model_weighs_what_its_components_change() -> None
     norms = np.linalg.norm(basis[:-LATENTS], axis=1)
     weights = settings.losses.latent_weights
     np.testing.assert_allclose(weights[:-LATENTS], norms / norms[0], atol=0.0051)
+    preferences = load_settings(DpoSettings, nano / "dpo.toml", ["judge=some.module:judge"])
+    assert preferences.losses.latent_weights == weights

@@ -585,3 +585,27 @@ def test_preferences_start_at_log_two_and_fall_with_the_margin(speaker) -> None:
     assert moved["semantic_dpo"] == pytest.approx(
         np.log1p(np.exp(-settings.semantic_beta * margin)), rel=1e-4
     )
+
+
+def test_preferences_weigh_the_latents(speaker) -> None:
+    batch = PreferenceBatch(batch_of([SEQUENCES[0]]), batch_of([SEQUENCES[1]]))
+    settings = PreferenceLosses(dtype="float32", latent_weights=(0.0, 0.0, 2.0, 0.0))
+    bent = jax.tree.map(lambda leaf: leaf * 1.01 if leaf.ndim > 1 else leaf, speaker)
+    key = jax.random.key(0)
+    _, metrics = preference_loss(
+        CONFIG, settings, "all", bent, {"reference": speaker}, batch, key, STEP
+    )
+    draw = draw_flow(key, batch.winners, 0.0)
+
+    def errors(params, side):
+        found = place_losses(
+            params, CONFIG, side, draw, "all", latent_weights=settings.latent_weights
+        )
+        return float(jnp.sum(found.flow * side.flow_weights))
+
+    won, lost = errors(bent, batch.winners), errors(bent, batch.losers)
+    margin = (errors(speaker, batch.winners) - won) - (errors(speaker, batch.losers) - lost)
+    assert metrics["flow_dpo"] == pytest.approx(
+        np.log1p(np.exp(-settings.flow_beta * margin)), rel=1e-4
+    )
+    assert metrics["flow"] == pytest.approx(won / float(batch.winners.flow_weights.sum()), rel=1e-4)

@@ -326,6 +326,9 @@ def test_preference_tuning_prefers_the_winners(world: World, tmp_path: Path) -> 
     table["run"] |= {"steps": 13}
     run("dpo", table)
     assert small.read_metrics(tmp_path / "dpo")[-1]["step"] == 13
+    table["losses"] |= {"latent_weights": [1.0] * 3}
+    with pytest.raises(ConfigError, match=r"latent_weights .* give 4"):
+        run("dpo", table)
 
 
 def test_another_model_may_not_continue_a_run(world: World) -> None:

@@ -35,7 +35,8 @@ class PreferenceLosses:
         semantic_beta: strength of the DPO loss on semantic codes.
         flow_beta: strength of the flow's.
         pretraining: weight of the speech loss on the winners.
-        flow: weight of flow matching within it, as in `SpeechLosses`.
+        flow, latent_weights: weight of flow matching within it and of each acoustic code, as in
+            `SpeechLosses`. The codes' weights also hold for the errors that are compared.
         dtype: of the arithmetic.
     """
 
@@ -43,6 +44,7 @@ class PreferenceLosses:
     flow_beta: float = 0.5
     pretraining: float = 1.0
     flow: float = 1.0
+    latent_weights: tuple[float, ...] = ()
     dtype: str = "bfloat16"
 
 
@@ -85,7 +87,8 @@ def preference_loss(
     draw = draw_flow(key, batch.winners, 0.0)
 
     def judge(weights: Params, side: SpeechBatch, draw: FlowDraw) -> PlaceLosses:
-        return place_losses(weights, config, side, draw, keep)
+        latents = settings.latent_weights
+        return place_losses(weights, config, side, draw, keep, latent_weights=latents)
 
     won, lost = judge(policy, batch.winners, draw), judge(policy, batch.losers, draw)
     before_won = jax.lax.stop_gradient(judge(reference, batch.winners, draw))

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from voxtral_jax.config import EMPTY_AUDIO, TOKEN_OFFSET, VoxtralConfig
 from voxtral_jax.decoder.model import Decoder
+from voxtral_jax.errors import ConfigError
 from voxtral_jax.flow import FlowHead
 from voxtral_jax.kernels.fsq import code_values
 from voxtral_jax.nn.module import apply
@@ -60,6 +61,16 @@ class SpeechLosses:
     frame_dropout: float = 0.0
     freeze_text: bool = False
     dtype: str = "bfloat16"
+
+
+def check_latent_weights(weights: Sequence[float], config: VoxtralConfig) -> None:
+    """Raises ConfigError unless `losses.latent_weights` is empty or fits the acoustic codes."""
+    codes = config.audio.n_acoustic_codebook
+    if weights and (len(weights) != codes or min(weights) < 0 or max(weights) == 0):
+        raise ConfigError(
+            f"losses.latent_weights has {len(weights)} numbers; give {codes}, one for each "
+            "acoustic code, none negative and not all 0"
+        )
 
 
 def compute_copy(params: Params, dtype: Any) -> Params:

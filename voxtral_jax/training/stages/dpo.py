@@ -55,7 +55,7 @@ from voxtral_jax.training.speaking import (
     prompts_of,
     stage_tokenizer,
 )
-from voxtral_jax.training.speech import CONSTANTS
+from voxtral_jax.training.speech import CONSTANTS, check_latent_weights
 from voxtral_jax.training.state import Path, gradients_of
 from voxtral_jax.training.task import Task
 
@@ -224,6 +224,7 @@ def dpo_task(settings: DpoSettings, *, read_data: bool = True) -> Task:
         ConfigError, DataError, CheckpointError: something that it names cannot be used.
     """
     config, data = source_config(settings.start), settings.data
+    check_latent_weights(settings.losses.latent_weights, config)
     rows: PairRows | None = None
     notes: tuple[str, ...] = ()
     about = {"stage": "dpo", "params": config.to_dict(), "start": settings.start}

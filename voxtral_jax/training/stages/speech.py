@@ -55,6 +55,7 @@ from voxtral_jax.training.speaking import (
 from voxtral_jax.training.speech import (
     CONSTANTS,
     SpeechLosses,
+    check_latent_weights,
     is_text_embedding,
     speech_loss,
 )
@@ -145,12 +146,7 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
         raise ConfigError(
             f"losses.guided = {list(guided)}, but the layers are 0 to {config.n_layers - 1}"
         )
-    weights, codes = settings.losses.latent_weights, config.audio.n_acoustic_codebook
-    if weights and (len(weights) != codes or min(weights) < 0 or max(weights) == 0):
-        raise ConfigError(
-            f"losses.latent_weights has {len(weights)} numbers; give {codes}, one for each "
-            "acoustic code, none negative and not all 0"
-        )
+    check_latent_weights(settings.losses.latent_weights, config)
     made: SpeechBatches | None = None
     validate = None
     if read_data:
