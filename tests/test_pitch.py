@@ -34,7 +34,7 @@ from voxtral_jax.training.settings import build_settings
 from voxtral_jax.training.stages.codec import CodecSettings, codec_task
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
-from lock import FRAME, hiss, lock, main, minimum_phase, pulses
+from lock import FRAME, coloured, hiss, lock, main, minimum_phase, pulses
 
 CODEC = small_config().codec
 LEVELS = 21
@@ -260,6 +260,22 @@ def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:
         own, slow = f"s{number}", f"s{number}@0.8"
         assert seconds[own] == pytest.approx(1.28 + 0.08 * number, abs=1e-3)
         assert seconds[slow] == pytest.approx(seconds[own] / 0.8, abs=1e-3)
+
+
+def test_a_colour_is_one_of_the_speaker_and_shifts_nothing() -> None:
+    white = 0.1 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
+    made = coloured(white, 4.0, "a")
+    np.testing.assert_array_equal(made, coloured(white, 4.0, "a"))
+    np.testing.assert_allclose(np.std(made), np.std(white), rtol=1e-3)
+    gains = np.fft.rfft(made) / np.fft.rfft(white)
+    # Up to where recordings end, gains are real: no band comes later than another.
+    assert np.median(np.abs(gains.imag)) < 0.02 * np.median(gains.real)
+    bands = [np.log10(np.median(x.real)) * 20 for x in np.array_split(gains, 24)]
+    assert 2 < np.std(bands) < 8
+    other = np.fft.rfft(coloured(white, 4.0, "b")) / np.fft.rfft(white)
+    assert np.abs(np.log10(np.median(other[:4000].real) / np.median(gains[:4000].real))) > 0.02
+    loud = coloured(white / np.abs(white).max(), 4.0, "a")
+    assert 0.9 < np.abs(loud).max() <= 0.99
 
 
 def wide_config() -> VoxtralConfig:

@@ -9,8 +9,8 @@ envelope's minimum phase. There is as much noise as speech has on average, the s
 Every sample then follows from envelopes and the pitch at two ends of frames, so that waveforms can
 be compared. A decoder is taught to say it, an encoder to hear it in the recording itself:
 `lines-*.jsonl` is the manifest, with `goal` and `pitch`. Each `--speed` plays all of them, pitch
-and formants too, as other speakers. The same command goes on where it was stopped; 30 s of audio
-a second on one core.
+and formants too, as other speakers; `--colour` gives each speaker another timbre. The same command
+goes on where it was stopped; 30 s of audio a second on one core.
 """
 
 from __future__ import annotations
@@ -58,6 +58,8 @@ NOISE_SEED = 7
 """Of the phases of the noise."""
 SILENT = 1e-3
 """Peak of recordings that are left out."""
+COLOURED = (0, 250, 600, 1000, 1600, 2400, 3400, 4800, 7000, 12000)
+"""Hz at which colours are drawn; between them they change evenly."""
 
 
 def analyse(
@@ -163,7 +165,24 @@ def lock(
     return (out * loudness).astype(np.float32), ends
 
 
-def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None:
+def coloured(
+    samples: Float[np.ndarray, " S"], decibels: float, speaker: str
+) -> Float[np.ndarray, " S"]:
+    """The recording through an equaliser drawn for the speaker, of that deviation; as loud, or
+    less so if it would clip."""
+    seed = hashlib.sha256(speaker.encode()).digest()
+    drawn = np.random.default_rng(list(seed)).normal(0, decibels, len(COLOURED))
+    padded = np.pad(samples.astype(np.float64), (0, RATE // 10))
+    hertz = np.fft.rfftfreq(len(padded), 1 / RATE)
+    gains = 10 ** (np.interp(hertz, COLOURED, drawn) / 20)
+    made = np.fft.irfft(np.fft.rfft(padded) * gains, len(padded))[: len(samples)]
+    loudness = np.sqrt(np.mean(samples**2) / np.mean(made**2))
+    return (made * min(loudness, 0.99 / np.abs(made).max())).astype(np.float32)
+
+
+def play(
+    one: Utterance, out: Path, speed: float = 1.0, colour: float = 0.0
+) -> dict[str, Any] | None:
     """Writes a recording and its goal; its line of the manifest, or None if it is silent."""
     samples = read_utterance(one, RATE, speed)
     one = at_speed(one, speed)
@@ -171,6 +190,8 @@ def play(one: Utterance, out: Path, speed: float = 1.0) -> dict[str, Any] | None
     name = hashlib.sha256("\n".join((one.key, *one.texts)).encode()).hexdigest()[:16]
     if np.abs(samples).max() < SILENT:
         return None
+    if colour:
+        samples = coloured(samples, colour, str(one.speaker))
     audio, goal = f"{one.language}/{name}.flac", f"{one.language}/{name}-goal.flac"
     (out / one.language).mkdir(parents=True, exist_ok=True)
     write_audio(out / audio, samples, RATE)
@@ -198,6 +219,9 @@ def main(
         list[float] | None,
         typer.Option(min=0.5, max=2, help="several times; other than 1: other speakers"),
     ] = None,
+    colour: Annotated[
+        float, typer.Option(min=0, max=12, help="dB by which timbres are made others'")
+    ] = 0.0,
 ) -> None:
     """Plays one worker's share."""
     utterances = read_manifest(manifest, need_text=False).utterances[worker::workers]
@@ -207,7 +231,7 @@ def main(
     left = [(one, at) for one, at in wanted if at_speed(one, at).key not in done]
     out.mkdir(parents=True, exist_ok=True)
     for one, at in followed(left, f"worker {worker}, recordings played", len(left)):
-        line = play(one, out, at)
+        line = play(one, out, at, colour)
         if line is not None:
             append_line(lines, line)
 
