@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +227,13 @@ def test_overrides_replace_values(config: Path) -> None:
     assert settings.run.steps == 7
     assert settings.run.out == "some where"
     assert settings.losses.stft_windows == (64, 32)
+
+
+def test_one_setting_of_the_discriminators_leaves_the_others(config: Path) -> None:
+    override = "discriminators.optimizer.learning_rate=1e-3"
+    plain, faster = (load_settings(CodecSettings, config, x) for x in ([], [override]))
+    ours = plain.discriminators.optimizer
+    assert faster.discriminators.optimizer == replace(ours, learning_rate=1e-3)
 
 
 @pytest.mark.parametrize(

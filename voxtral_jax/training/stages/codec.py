@@ -89,15 +89,24 @@ class CropSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CriticOptimizerSettings(OptimizerSettings):
+    """`OptimizerSettings`, whose defaults suit discriminators: naming one leaves the others."""
+
+    learning_rate: Positive = 1e-4
+    beta1: Share = 0.5
+    beta2: Share = 0.9
+    schedule: Literal["constant", "cosine", "wsd"] = "constant"
+    clip_norm: Positive = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiscriminatorSettings:
     """The discriminators: their kind, width, FFT sizes in samples, and their optimizer."""
 
     kind: Kind = "bins"
     channels: Count = 32
     windows: tuple[Count, ...] = WINDOWS
-    optimizer: OptimizerSettings = OptimizerSettings(
-        learning_rate=1e-4, beta1=0.5, beta2=0.9, schedule="constant", clip_norm=10.0
-    )
+    optimizer: CriticOptimizerSettings = CriticOptimizerSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
