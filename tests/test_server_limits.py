@@ -27,10 +27,12 @@ for package in ("av", "fastapi_offline", "httpx2", "prometheus_client", "python_
 
 import httpx2  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
-from starlette.websockets import WebSocketDisconnect  # noqa: E402
+from starlette.testclient import WebSocketDenialResponse  # noqa: E402
+from starlette.types import Message  # noqa: E402
 
 from voxtral_jax.serving.http.app import create_app  # noqa: E402
 from voxtral_jax.serving.http.conversation import PATH  # noqa: E402
+from voxtral_jax.serving.http.failures import Refusal, refuse  # noqa: E402
 from voxtral_jax.serving.http.fetching import Fetcher, is_public  # noqa: E402
 from voxtral_jax.serving.http.references import decode_reference, read_data_uri  # noqa: E402
 from voxtral_jax.serving.http.settings import ServerSettings  # noqa: E402
@@ -72,6 +74,13 @@ def client(engine: Engine, **settings: object) -> TestClient:
     return TestClient(create_app(engine, ServerSettings(**settings)))
 
 
+def refusal(app: TestClient, **options: Any) -> tuple[int, str]:
+    """How a WebSocket's handshake is answered."""
+    with pytest.raises(WebSocketDenialResponse) as caught, app.websocket_connect(PATH, **options):
+        pass
+    return caught.value.status_code, caught.value.json()["error"]["code"]
+
+
 # Who may call
 
 
@@ -85,8 +94,7 @@ def test_the_key_is_asked_for_everywhere_but_where_machines_look(engine: Engine)
     for path in ("/", "/health", "/ready", "/metrics", "/docs", "/openapi.json"):
         assert locked.get(path).status_code == 200
     assert "HTTPBearer" in locked.get("/openapi.json").json()["components"]["securitySchemes"]
-    with pytest.raises(WebSocketDisconnect), locked.websocket_connect(PATH):
-        pass
+    assert refusal(locked) == (401, "bad_key")
     with locked.websocket_connect(PATH, subprotocols=["voxtral", "voxtral-key.secret"]) as socket:
         assert socket.accepted_subprotocol == "voxtral"
         assert socket.receive_json()["type"] == "ready"
@@ -97,8 +105,7 @@ def test_pages_of_other_origins_may_not_call_unless_allowed(engine: Engine) -> N
     app = client(engine)
     assert app.get(VOICES, headers=other).json()["error"]["code"] == "bad_origin"
     assert app.get(VOICES, headers={"Origin": "http://testserver"}).status_code == 200
-    with pytest.raises(WebSocketDisconnect), app.websocket_connect(PATH, headers=other):
-        pass
+    assert refusal(app, headers=other) == (403, "bad_origin")
     allowed = client(engine, origins=("https://example.org",)).get(VOICES, headers=other)
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
 
@@ -222,6 +229,29 @@ def test_a_draining_server_refuses_what_is_new(engine: Engine) -> None:
     answer = ending.post(SPEECH, json=SHORT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
     assert answer.headers["retry-after"]
+    assert refusal(ending) == (503, "not_ready")
+
+
+def test_a_conversation_beyond_the_most_is_told_to_wait(engine: Engine) -> None:
+    app = client(engine, most_sockets=1)
+    with app.websocket_connect(PATH) as socket:
+        assert socket.receive_json()["type"] == "ready"
+        assert refusal(app) == (429, "busy")
+    with app.websocket_connect(PATH) as socket:
+        assert socket.receive_json()["type"] == "ready"
+
+
+def test_a_server_that_cannot_say_why_closes_a_refused_handshake() -> None:
+    sent = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    asyncio.run(refuse(Refusal(401, "bad_key", "no"), {"type": "websocket"}, receive, send))
+    assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
 def test_an_engine_that_is_closed_is_not_ready(model: Model) -> None:

@@ -11,8 +11,8 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from voxtral_jax.audio import pcm
-from voxtral_jax.errors import RequestError
-from voxtral_jax.serving.http.failures import Refusal, describe
+from voxtral_jax.errors import ClosedError, RequestError
+from voxtral_jax.serving.http.failures import RETRY_SECONDS, Refusal, describe, refuse
 from voxtral_jax.serving.http.recital import Recital
 from voxtral_jax.serving.http.schemas import Manner
 from voxtral_jax.serving.http.service import Service
@@ -262,8 +262,13 @@ def conversation_routes(service: Service) -> APIRouter:
 
     @router.websocket(PATH)
     async def converse(socket: WebSocket) -> None:
-        if not service.ready or len(service.conversations) >= service.settings.most_sockets:
-            await socket.close(1013, "try again later")
+        try:
+            service.check_ready()
+            if len(service.conversations) >= service.settings.most_sockets:
+                message = f"{len(service.conversations)} conversations are open, which is the most"
+                raise Refusal(429, "busy", message, headers={"Retry-After": str(RETRY_SECONDS)})
+        except (ClosedError, Refusal) as error:
+            await refuse(error, socket.scope, socket.receive, socket.send)
             return
         conversation = Conversation(service, socket)
         service.conversations.add(conversation)

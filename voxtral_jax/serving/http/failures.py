@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from voxtral_jax.errors import (
     AudioError,
@@ -125,6 +126,20 @@ def describe(error: Exception) -> Failure:
         headers = dict(error.headers or {})
         return Failure(error.status_code, code, str(error.detail), headers=headers)
     return Failure(500, "server_failed", "the server failed; its log says why")
+
+
+async def refuse(error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers a request, or a WebSocket's handshake, with an error.
+
+    A server without ASGI's denial response can only close a WebSocket: its client sees 403.
+    """
+    answers = scope["type"] == "http" or "websocket.http.response" in (
+        scope.get("extensions") or {}
+    )
+    if answers:
+        await describe(error).response()(scope, receive, send)
+    else:
+        await send({"type": "websocket.close", "code": 1008})
 
 
 def _invalid(errors: Sequence[Any]) -> Failure:

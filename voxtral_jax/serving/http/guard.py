@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from voxtral_jax.serving.http.failures import Refusal, describe
+from voxtral_jax.serving.http.failures import Refusal, refuse
 from voxtral_jax.serving.http.settings import ServerSettings
 
 GUARDED = "/v1/"
@@ -42,10 +42,7 @@ class Guard:
             if length.isdecimal() and int(length[:20]) > self._settings.largest_body:
                 raise self._too_large()
         except Refusal as refusal:
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
-            else:
-                await describe(refusal).response()(scope, receive, send)
+            await refuse(refusal, scope, receive, send)
             return
         if scope["type"] == "http":
             receive = self._counted(receive)
