@@ -268,7 +268,8 @@ from voxtral_jax.serving.http.settings import ServerSettings
 from voxtral_jax.serving.http.command import run
 
 sizes = EngineSettings(slots=1, chunk_frames=(2,), longest_prompt=192, longest_part=40.0)
-run(Engine(load_model(sys.argv[1]), sizes), ServerSettings(), "127.0.0.1", int(sys.argv[2]))
+settings = ServerSettings(most_sockets=2)
+run(Engine(load_model(sys.argv[1]), sizes), settings, "127.0.0.1", int(sys.argv[2]))
 """
 
 
@@ -287,6 +288,7 @@ def rest_of(line: Any) -> tuple[list[str], int]:
 def test_sigterm_lets_speeches_and_conversations_end(reference: Path, tmp_path: Path) -> None:
     import socket
 
+    from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
 
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -313,6 +315,9 @@ def test_sigterm_lets_speeches_and_conversations_end(reference: Path, tmp_path: 
                 connect(conversation) as line,
                 httpx2.stream("POST", url + SPEECH, json=request, timeout=120) as answer,
             ):
+                with pytest.raises(InvalidStatus) as refused:
+                    connect(conversation)
+                assert refused.value.response.status_code == 429
                 line.send('{"type": "options", "max_seconds": 0.4}')
                 # The only slot is taken: these sentences wait, and the last one is not complete.
                 line.send('{"type": "text", "text": "Hello there. How are you? I have"}')
@@ -328,7 +333,9 @@ def test_sigterm_lets_speeches_and_conversations_end(reference: Path, tmp_path: 
                 assert sorted(kinds) == ["not_ready", "sentence", *2 * ["sentence.done"]]
                 assert code == 1012
             assert server.wait(120) in (0, -signal.SIGTERM)
-            assert "Traceback" not in (tmp_path / "log").read_text()
+            told = (tmp_path / "log").read_text()
+            assert "Traceback" not in told
+            assert "ERROR" not in told
         finally:
             server.kill()
 

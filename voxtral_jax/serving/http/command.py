@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import socket
 import threading
@@ -126,6 +127,10 @@ def run(engine: Engine, settings: ServerSettings, host: str, port: int) -> None:
             ws_max_size=settings.largest_body,
             server_header=False,
         )
+    )
+    # uvicorn 0.54 says this of refused handshakes too, though they have been answered.
+    logging.getLogger("uvicorn.error").addFilter(
+        lambda record: "without completing handshake" not in str(record.msg)
     )
     failures: list[Exception] = []
 
