@@ -260,6 +260,10 @@ def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:
         own, slow = f"s{number}", f"s{number}@0.8"
         assert seconds[own] == pytest.approx(1.28 + 0.08 * number, abs=1e-3)
         assert seconds[slow] == pytest.approx(seconds[own] / 0.8, abs=1e-3)
+    main(str(manifest), tmp_path / "coloured", speed=[0.8], colour=4.0)
+    played, plain = (tmp_path / name / found[0].language for name in ("coloured", "locked"))
+    for path in played.glob("*.flac"):  # recordings and goals
+        assert path.read_bytes() != (plain / path.name).read_bytes()
 
 
 def test_a_colour_is_one_of_the_speaker_and_shifts_nothing() -> None:
