@@ -192,6 +192,15 @@ def test_a_decoder_of_another_run_is_exported(world: World, tmp_path: Path) -> N
             moved.add(name.removeprefix("audio_tokenizer.").split(".")[0])
     assert moved == {"decoder_blocks", "output_proj"}
 
+    mean = table | {"decoder": table["codec"], "decoder_mean_with": str(tmp_path / "other")}
+    mean["out"] = str(tmp_path / "mean")
+    run("export", mean)
+    other = read_tensors(tmp_path / "both" / WEIGHTS_FILE)
+    for name, leaf in read_tensors(tmp_path / "mean" / WEIGHTS_FILE).items():
+        np.testing.assert_allclose(leaf, (weights[name] + other[name]) / 2, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ConfigError, match="needs decoder"):
+        run("export", {name: x for name, x in mean.items() if name != "decoder"})
+
 
 def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -> None:
     base = tmp_path / "base"

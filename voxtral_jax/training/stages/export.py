@@ -44,6 +44,7 @@ class ExportSettings:
         codec: run or model with the codec; its decoder may have more layers than that of `speech`.
         decoder: run or model whose codec's decoder goes in the place of that of `codec`, where both
             began as the same and kept its codes (`part` of `train.py codec`).
+        decoder_mean_with: run or model with one more decoder; the mean of both is written.
         out: directory to write.
         tokenizer: directory with `tekken.json`, for models that need one.
         dtype: of the weights in the file; the released layout has bfloat16.
@@ -57,6 +58,7 @@ class ExportSettings:
     mean_with: str | None = None
     codec: str | None = None
     decoder: str | None = None
+    decoder_mean_with: str | None = None
     out: str
     tokenizer: str | None = None
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
@@ -80,6 +82,8 @@ def export(settings: ExportSettings) -> list[str]:
     adapters = {path: leaf for path, leaf in speech.items() if is_adapter(path)}
     if adapters and settings.mean_with is not None:
         raise ConfigError("mean_with is for runs of all weights, not for adapters")
+    if settings.decoder_mean_with is not None and settings.decoder is None:
+        raise ConfigError("decoder_mean_with needs decoder, the other one of the two")
     out = FilePath(settings.out)
     if settings.adapter_only:
         if not adapters:
@@ -99,7 +103,7 @@ def export(settings: ExportSettings) -> list[str]:
     if settings.mean_with is not None:
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
     config = with_codec(config, settings.decoder or settings.codec)
-    codec = codec_of(settings.codec, settings.decoder, config)
+    codec = codec_of(settings.codec, settings.decoder, settings.decoder_mean_with, config)
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
     config.save(out / "params.json")
@@ -139,12 +143,15 @@ def with_codec(config: VoxtralConfig, source: str) -> VoxtralConfig:
         raise ConfigError(f"the codec of {source} does not fit `speech`: {error}") from None
 
 
-def codec_of(source: str, decoder: str | None, config: VoxtralConfig) -> dict[Path, Any]:
+def codec_of(
+    source: str, decoder: str | None, mean_with: str | None, config: VoxtralConfig
+) -> dict[Path, Any]:
     """The weights of the codec of a run or model, with the decoder of another one if it is named.
 
     Args:
         source: with the codec.
         decoder: with the other decoder.
+        mean_with: with one more decoder, of which and the other the mean is taken.
         config: the model with the codec of `decoder`, or with that of `source` if there is none.
 
     Raises:
@@ -158,10 +165,13 @@ def codec_of(source: str, decoder: str | None, config: VoxtralConfig) -> dict[Pa
         raise ConfigError(f"the codec of {decoder} has other sizes than that of {source}")
     names = decoder_names(config.codec)
     kept = source_weights(source, own, ["codec"])
-    played = source_weights(decoder, config, ["codec"])
-    return {path: leaf for path, leaf in kept.items() if path[1] not in names} | {
-        path: leaf for path, leaf in played.items() if path[1] in names
-    }
+
+    def played(by: str) -> dict[Path, Any]:
+        weights = source_weights(by, config, ["codec"])
+        return {path: leaf for path, leaf in weights.items() if path[1] in names}
+
+    new = played(decoder) if mean_with is None else mean_of(played(decoder), played(mean_with))
+    return {path: leaf for path, leaf in kept.items() if path[1] not in names} | new
 
 
 def mean_of(
