@@ -133,10 +133,8 @@ async def refuse(error: Exception, scope: Scope, receive: Receive, send: Send) -
 
     A server without ASGI's denial response can only close a WebSocket: its client sees 403.
     """
-    answers = scope["type"] == "http" or "websocket.http.response" in (
-        scope.get("extensions") or {}
-    )
-    if answers:
+    can_answer = "websocket.http.response" in (scope.get("extensions") or {})
+    if scope["type"] == "http" or can_answer:
         await describe(error).response()(scope, receive, send)
     else:
         await send({"type": "websocket.close", "code": 1008})
