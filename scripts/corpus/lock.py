@@ -16,6 +16,7 @@ goes on where it was stopped; 30 s of audio a second on one core.
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,8 +162,7 @@ def lock(
     for place, piece in enumerate(made):
         out[place * HOP : place * HOP + FFT] += piece
     out = out[FFT // 2 : FFT // 2 + len(samples)]
-    loudness = np.sqrt(np.mean(samples**2) / max(float(np.mean(out**2)), 1e-12))
-    return (out * loudness).astype(np.float32), ends
+    return (out * _gain(samples, out)).astype(np.float32), ends
 
 
 def coloured(
@@ -176,8 +176,12 @@ def coloured(
     hertz = np.fft.rfftfreq(len(padded), 1 / RATE)
     gains = 10 ** (np.interp(hertz, COLOURED, drawn) / 20)
     made = np.fft.irfft(np.fft.rfft(padded) * gains, len(padded))[: len(samples)]
-    loudness = np.sqrt(np.mean(samples**2) / np.mean(made**2))
-    return (made * min(loudness, 0.99 / np.abs(made).max())).astype(np.float32)
+    return (made * min(_gain(samples, made), 0.99 / np.abs(made).max())).astype(np.float32)
+
+
+def _gain(samples: Float[np.ndarray, " S"], made: Float[np.ndarray, " S"]) -> float:
+    """What makes one recording as loud as another."""
+    return math.sqrt(np.mean(samples**2) / max(float(np.mean(made**2)), 1e-12))
 
 
 def play(

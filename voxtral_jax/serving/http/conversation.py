@@ -11,7 +11,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from voxtral_jax.audio import pcm
-from voxtral_jax.errors import ClosedError, RequestError
+from voxtral_jax.errors import BusyError, ClosedError, RequestError
 from voxtral_jax.serving.http.failures import RETRY_SECONDS, Refusal, describe, refuse
 from voxtral_jax.serving.http.recital import Recital
 from voxtral_jax.serving.http.schemas import Manner
@@ -266,8 +266,8 @@ def conversation_routes(service: Service) -> APIRouter:
             service.check_ready()
             if len(service.conversations) >= service.settings.most_sockets:
                 message = f"{len(service.conversations)} conversations are open, which is the most"
-                raise Refusal(429, "busy", message, headers={"Retry-After": str(RETRY_SECONDS)})
-        except (ClosedError, Refusal) as error:
+                raise BusyError(message, retry_after=RETRY_SECONDS)
+        except (BusyError, ClosedError) as error:
             await refuse(error, socket.scope, socket.receive, socket.send)
             return
         conversation = Conversation(service, socket)

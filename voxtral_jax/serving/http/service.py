@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from voxtral_jax.codec.run import require_encoder
-from voxtral_jax.errors import ClosedError, RequestError
-from voxtral_jax.serving.http.failures import RETRY_SECONDS, Refusal
+from voxtral_jax.errors import BusyError, ClosedError, RequestError
+from voxtral_jax.serving.http.failures import RETRY_SECONDS
 from voxtral_jax.serving.http.fetching import Fetcher
 from voxtral_jax.serving.http.metrics import Metrics
 from voxtral_jax.serving.http.references import decode_reference, open_reference
@@ -72,11 +72,11 @@ class Service:
         """A place among the requests being read and prepared.
 
         Raises:
-            Refusal: there are too many.
+            BusyError: there are too many.
         """
         if self._open >= self.settings.most_open:
             message = f"{self._open} requests are being read, which is the most; try again later"
-            raise Refusal(429, "busy", message, headers={"Retry-After": str(RETRY_SECONDS)})
+            raise BusyError(message, retry_after=RETRY_SECONDS)
         self._open += 1
         try:
             yield

@@ -184,7 +184,7 @@ def mean_of(
     """
     if some.keys() != others.keys():
         odd = sorted(".".join(path) for path in some.keys() ^ others.keys())
-        raise ConfigError(f"mean_with needs the same weights in both; only one has {odd[0]}")
+        raise ConfigError(f"a mean needs the same weights in both; only one has {odd[0]}")
     return {
         path: (np.asarray(leaf, np.float32) + np.asarray(others[path], np.float32)) / 2
         for path, leaf in some.items()
