@@ -13,10 +13,12 @@ import soundfile
 
 from voxtral_jax import Model
 from voxtral_jax.errors import ConfigError
+from voxtral_jax.presets import PRESETS_FILE, read_presets
 
 CORPUS = Path(__file__).parents[1] / "scripts" / "corpus"
 sys.path.insert(0, str(CORPUS))
 
+import presets  # noqa: E402
 import understood  # noqa: E402
 from plan import beyond, make_plan, share  # noqa: E402
 from presets import (  # noqa: E402
@@ -189,9 +191,11 @@ def test_packed_recordings_are_the_same_utterances(tmp_path: Path, files: bool) 
     assert np.corrcoef(heard[: len(tone)], tone[: len(heard)])[0, 1] > 0.9
 
 
-def candidate(language: str, speaker: str, pitch: float, errors: float = 0.0) -> Candidate:
+def candidate(
+    language: str, speaker: str, pitch: float, errors: float | None = None, *, pace: float = 14.0
+) -> Candidate:
     line = {"text": "A text.", "seconds": 4.0}
-    take = Take(Path("a.flac"), line, np.array([pitch, 1500.0, 14.0]))
+    take = Take(Path("a.flac"), line, np.array([pitch, 1500.0, pace]))
     return Candidate(language, speaker, [take], errors)
 
 
@@ -214,6 +218,45 @@ def test_presets_are_the_voices_that_are_understood_then_those_that_differ() -> 
     unheard = [candidate("en", one.speaker, pitches.get(one.speaker, 110.0)) for one in every]
     # Without a listener the first leads, and the other is as far from it as can be.
     assert [one.speaker for one in pick(unheard, unheard)] == ["af_heart", "af_sky", "am_puck"]
+
+
+def test_presets_are_named_by_how_they_sound() -> None:
+    every = [
+        candidate("en", "af_heart", 200),
+        candidate("en", "f002", 201),
+        candidate("en", "f001", 260),
+        candidate("en", "m001", 100, pace=10),
+        candidate("fr", "ff_siwis", 160),
+    ]
+    picked = pick(every, every)
+    assert [one.speaker for one in picked] == ["af_heart", "f001", "m001", "ff_siwis"]
+    entries = describe(picked, every)
+    names = [entry["name"] for entry in entries]
+    assert names[1:] == ["en_female_high", "en_male_calm", "fr_female_deep"]
+    assert len(set(names)) == 4
+    assert [entry.get("default_for") for entry in entries] == ["en", None, None, "fr"]
+    assert gender_letter("bm_george") == gender_letter("m003") == "m"
+
+
+def test_presets_are_picked_from_a_manifest(tmp_path: Path) -> None:
+    lines = []
+    for number, (speaker, pitch) in enumerate([("f001", 220.0), ("f002", 180.0), ("m001", 110.0)]):
+        time = np.arange(4 * 16_000) / 16_000
+        sound = sum(0.1 * np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 8))
+        soundfile.write(tmp_path / f"{number}.flac", sound, 16_000)
+        known = {"audio": f"{number}.flac", "text": "Hm.", "language": "en", "speaker": speaker}
+        more = {"phonemes": "hˈəm" * 9, "split": "train", "seconds": 4.0}
+        lines.append(json.dumps(known | more))
+    (tmp_path / "train.jsonl").write_text("\n".join([*lines, '{"cut off']))
+    presets.main(str(tmp_path / "*.jsonl"), tmp_path / "out")
+    found = read_presets(tmp_path / "out")
+    assert len(found) == 3
+    assert {preset.about.gender for preset in found if preset.about} == {"female", "male"}
+    entries = json.loads((tmp_path / "out" / PRESETS_FILE).read_text())
+    assert sorted(round(entry["pitch_hz"], -1) for entry in entries) == [110, 180, 220]
+    assert not any("errors" in entry for entry in entries)  # nobody listened
+    with pytest.raises(SystemExit, match="no recordings"):
+        presets.main(str(tmp_path / "*.jsonl"), tmp_path / "out", split="test")
 
 
 def test_the_best_quarter_of_the_candidates_is_heard_again(

@@ -35,9 +35,6 @@ TEXTS = {
     "zh": "早上好，你今天好吗？",
 }
 
-sys.path.insert(0, str(ROOT / "scripts" / "corpus"))
-import presets as corpus  # noqa: E402
-
 needs_own = pytest.mark.skipif(
     not (ASSETS / "nano" / "consolidated.safetensors").is_file(),
     reason="voxtral_jax/assets/nano has no weights in this checkout",
@@ -249,49 +246,6 @@ def test_presets_that_cannot_be_made_are_named(tmp_path: Path, entries, message:
     (tmp_path / PRESETS_FILE).unlink()
     with pytest.raises(ConfigError, match="does not exist"):
         read_presets(tmp_path)
-
-
-def candidate(language: str, speaker: str, *sound: float) -> corpus.Candidate:
-    take = corpus.Take(Path("x.flac"), {"text": "x", "seconds": 4.0}, np.array(sound))
-    return corpus.Candidate(language, speaker, [take])
-
-
-def test_presets_are_named_by_how_they_sound() -> None:
-    every = [
-        candidate("en", "af_heart", 200, 1500, 14),
-        candidate("en", "f002", 201, 1500, 14),
-        candidate("en", "f001", 260, 1500, 14),
-        candidate("en", "m001", 100, 1500, 10),
-        candidate("fr", "ff_siwis", 160, 1500, 14),
-    ]
-    picked = corpus.pick(every, every)
-    assert [one.speaker for one in picked] == ["af_heart", "f001", "m001", "ff_siwis"]
-    entries = corpus.describe(picked, every)
-    names = [entry["name"] for entry in entries]
-    assert names[1:] == ["en_female_high", "en_male_calm", "fr_female_deep"]
-    assert len(set(names)) == 4
-    assert [entry.get("default_for") for entry in entries] == ["en", None, None, "fr"]
-    assert corpus.gender_letter("bm_george") == corpus.gender_letter("m003") == "m"
-
-
-def test_presets_are_picked_from_a_manifest(tmp_path: Path) -> None:
-    lines = []
-    for number, (speaker, pitch) in enumerate([("f001", 220.0), ("f002", 180.0), ("m001", 110.0)]):
-        time = np.arange(4 * 16_000) / 16_000
-        sound = sum(0.1 * np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 8))
-        soundfile.write(tmp_path / f"{number}.flac", sound, 16_000)
-        known = {"audio": f"{number}.flac", "text": "Hm.", "language": "en", "speaker": speaker}
-        more = {"phonemes": "hˈəm" * 9, "split": "train", "seconds": 4.0}
-        lines.append(json.dumps(known | more))
-    (tmp_path / "train.jsonl").write_text("\n".join([*lines, '{"cut off']))
-    corpus.main(str(tmp_path / "*.jsonl"), tmp_path / "out")
-    presets = read_presets(tmp_path / "out")
-    assert len(presets) == 3
-    assert {preset.about.gender for preset in presets if preset.about} == {"female", "male"}
-    entries = json.loads((tmp_path / "out" / PRESETS_FILE).read_text())
-    assert sorted(round(entry["pitch_hz"], -1) for entry in entries) == [110, 180, 220]
-    with pytest.raises(SystemExit, match="no recordings"):
-        corpus.main(str(tmp_path / "*.jsonl"), tmp_path / "out", split="test")
 
 
 def test_someone_to_clone_comes_along() -> None:

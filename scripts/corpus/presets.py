@@ -91,19 +91,24 @@ class Candidate:
     """A speaker in one language.
 
     Attributes:
-        errors: share that is heard wrongly of what a model speaks in this voice; 0 where nobody
+        errors: share that is heard wrongly of what a model speaks in this voice; None where nobody
             listened.
     """
 
     language: str
     speaker: str
     takes: list[Take]
-    errors: float = 0.0
+    errors: float | None = None
 
     @property
     def gender(self) -> str:
         """`female` or `male`."""
         return GENDERS[gender_letter(self.speaker)]
+
+    @property
+    def unclear(self) -> float:
+        """By which they are sorted: of equals, where nobody listened, the first comes first."""
+        return 0.0 if self.errors is None else self.errors
 
     @property
     def sound(self) -> Float[np.ndarray, " 3"]:
@@ -216,7 +221,7 @@ def sentences_of(texts: Path, languages: set[str], count: int) -> dict[str, list
 def staying(every: list[Candidate], errors: dict[str, float]) -> list[Candidate]:
     """The best of each gender, with these errors by speaker; all are of one language."""
     heard = sorted(
-        (replace(one, errors=errors[one.speaker]) for one in every), key=lambda one: one.errors
+        (replace(one, errors=errors[one.speaker]) for one in every), key=lambda one: one.unclear
     )
     kept = []
     for gender in GENDERS.values():
@@ -277,8 +282,8 @@ def pick(heard: list[Candidate], every: list[Candidate]) -> list[Candidate]:
             taken = {one.speaker for one in picked}
             able = [c for c in able if c.speaker not in taken] or able
             count = OF_EACH.get(language, OTHERS)
-            able.sort(key=lambda one: one.errors)
-            near = sum(one.errors <= able[0].errors + NEARLY for one in able)
+            able.sort(key=lambda one: one.unclear)
+            near = sum(one.unclear <= able[0].unclear + NEARLY for one in able)
             able = able[: max(count, near)]
             group: list[Candidate] = []
             while able and len(group) < count:
@@ -327,14 +332,15 @@ def describe(picked: list[Candidate], every: list[Candidate]) -> list[dict[str, 
                 "pitch_hz": pitch,
                 "centroid_hz": centroid,
                 "sounds_per_second": pace,
-                "errors": round(one.errors, 3),
             }
         )
+        if one.errors is not None:
+            entries[-1]["errors"] = round(one.errors, 3)
     for language in {entry["language"] for entry in entries}:
         own = [entry for entry in entries if entry["language"] == language]
         native = [entry for entry in own if is_native(entry["speaker"], language)]
         # Of equally clear ones the first.
-        min(native or own, key=lambda entry: entry["errors"])["default_for"] = language
+        min(native or own, key=lambda entry: entry.get("errors", 0.0))["default_for"] = language
     return entries
 
 
@@ -375,7 +381,8 @@ def main(
     entries = describe(picked, every)
     for one, entry in zip(picked, entries, strict=True):
         shutil.copyfile(one.typical.audio, out / entry["audio"])
-        print(f"{entry['name']:22} {entry['speaker']:12} {one.errors:4.0%} {entry['character']}")
+        heard = "" if one.errors is None else f"{one.errors:4.0%}"
+        print(f"{entry['name']:22} {entry['speaker']:12} {heard:4} {entry['character']}")
     text = json.dumps(entries, ensure_ascii=False, indent=2)
     with replacing(out / PRESETS_FILE) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
