@@ -214,6 +214,11 @@ def test_adapters_alone_are_trained_and_exported(world: World, tmp_path: Path) -
     assert {path[-1] for path in trained} == {"lora_a", "lora_b"}
     assert any(np.abs(leaf).max() > 0 for path, leaf in trained.items() if path[-1] == "lora_b")
 
+    # A run of adapters is no whole model: nothing that stays frozen begins at random.
+    again = small.speech_table(world.params, world.codes, tmp_path / "again", 6)
+    with pytest.raises(CheckpointError, match=r"lora lacks \d+ of the \d+ weights"):
+        run("speech", again | {"start": str(out), "lora": {"rank": 2}})
+
     run("export", sources | {"speech": str(out), "out": str(tmp_path / "merged")})
     adapter = {"speech": str(out), "out": str(tmp_path / "adapter"), "adapter_only": True}
     with pytest.raises(ConfigError, match="not for adapters"):

@@ -57,6 +57,26 @@ def source_weights(
     return found
 
 
+def whole_weights(
+    path: str, config: VoxtralConfig, parts: Sequence[str], rules: Rules | None = None
+) -> Mapping[Path, Any]:
+    """`source_weights`, and none of them may be missing: what stays as it is cannot be random.
+
+    Raises:
+        CheckpointError: `path` lacks some, or their shapes do not fit `config`.
+    """
+    found = source_weights(path, config, parts, rules)
+    every = [name for name, _ in leaves(abstract_params(config)) if name[0] in parts]
+    missing = [name for name in every if name not in found]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} of the {len(every)} weights of the "
+            f"{' and '.join(parts)}, {'.'.join(missing[0])} among them; start from a whole model "
+            "(train.py export makes one of a LoRA run)"
+        )
+    return found
+
+
 def silent_layers(config: VoxtralConfig, found: Mapping[Path, Any]) -> dict[Path, np.ndarray]:
     """Zeros for what the layers that `found` lacks would add to their input.
 

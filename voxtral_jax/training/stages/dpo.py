@@ -46,7 +46,7 @@ from voxtral_jax.training.settings import (
     RunSettings,
     Share,
 )
-from voxtral_jax.training.sources import source_config, source_weights
+from voxtral_jax.training.sources import source_config, whole_weights
 from voxtral_jax.training.speaking import (
     PARTS,
     assemble,
@@ -190,7 +190,7 @@ def _make_pairs(
     folder, how = FilePath(settings.run.out) / FOLDER, settings.candidates
     judge = load_judge(settings.judge)
     if jax.process_index() == 0:
-        weights = unflatten(dict(source_weights(settings.start, config, PARTS)))
+        weights = unflatten(dict(whole_weights(settings.start, config, PARTS)))
         codec = load_codec(settings.codec, config)
         model = assemble(config, weights, codec, tokenizer)
         sampling = Sampling(
@@ -248,7 +248,7 @@ def dpo_task(settings: DpoSettings, *, read_data: bool = True) -> Task:
         return path[0] != "reference" and path[-1] not in CONSTANTS
 
     def start(rules: Rules) -> Mapping[Path, Any]:
-        weights = source_weights(settings.start, config, PARTS, rules)
+        weights = whole_weights(settings.start, config, PARTS, rules)
         return dict(weights) | {("reference", *path): leaf for path, leaf in weights.items()}
 
     loss = partial(preference_loss, config, settings.losses)

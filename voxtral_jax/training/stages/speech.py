@@ -42,7 +42,12 @@ from voxtral_jax.training.settings import (
     OptimizerSettings,
     RunSettings,
 )
-from voxtral_jax.training.sources import silent_layers, source_config, source_weights
+from voxtral_jax.training.sources import (
+    silent_layers,
+    source_config,
+    source_weights,
+    whole_weights,
+)
 from voxtral_jax.training.speaking import (
     PARTS,
     assemble,
@@ -182,6 +187,8 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
     def start(rules: Rules) -> Mapping[Path, Any]:
         if settings.start is None:
             return {}
+        if lora is not None:
+            return whole_weights(settings.start, config, PARTS, rules)
         found = source_weights(settings.start, config, PARTS, rules)
         return {**found, **silent_layers(config, found)}
 
