@@ -92,12 +92,20 @@ def test_recordings_played_faster_are_of_other_speakers(world: World, tmp_path: 
             "manifest": str(world.manifest),
             "out": str(tmp_path),
             "speeds": [1.0, 1.25],
+            "workers": 1,
         },
     )
-    entries = CodeSource(tmp_path).entries
+    found, alone = CodeSource(tmp_path), CodeSource(world.codes)
+    entries = found.entries
     usual = {entry.key: entry for entry in entries if "@" not in entry.key}
     faster = {entry.key.removesuffix("@1.25"): entry for entry in entries if "@" in entry.key}
-    assert usual.keys() == faster.keys() == {entry.key for entry in CodeSource(world.codes).entries}
+    assert usual.keys() == faster.keys() == {entry.key for entry in alone.entries}
+    # A process that reads, and other recordings beside it, change nothing.
+    records = {record.key: record for record in map(found.__getitem__, range(len(found)))}
+    for number in range(len(alone)):
+        expected = alone[number]
+        np.testing.assert_array_equal(records[expected.key].codes, expected.codes)
+        np.testing.assert_array_equal(records[expected.key].speech, expected.speech)
     for key, entry in usual.items():
         assert faster[key].speaker == f"{entry.speaker}@1.25"
         assert faster[key].texts == entry.texts

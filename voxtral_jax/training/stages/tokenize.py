@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import grain
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,17 +28,15 @@ from voxtral_jax.parameters import Params
 from voxtral_jax.progress import followed
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
+from voxtral_jax.training.data.pipeline import Batches
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
 from voxtral_jax.training.envelope import read_components
 from voxtral_jax.training.pitch import exact_codes
-from voxtral_jax.training.settings import Count, Positive, Share
+from voxtral_jax.training.settings import Count, Natural, Positive, Share
 from voxtral_jax.training.sources import is_run, source_config
 from voxtral_jax.training.speaking import load_codec
 from voxtral_jax.training.stages.codec import manifest_notes
-
-AHEAD = 4
-"""Batches that are read while one is encoded."""
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +76,8 @@ class TokenizeSettings:
         heard: beside exact codes, directory of shards of what the encoder hears of the same frames:
             `data.prompts` of speech training.
         most_broken: share of the manifest that may be broken.
+        workers: processes that read, and find out where there is speech (30 s a second each); 0 is
+            threads of this one, which do so one at a time.
     """
 
     codec: str
@@ -89,6 +90,7 @@ class TokenizeSettings:
     components: str | None = None
     heard: str | None = None
     most_broken: Share = 0.05
+    workers: Natural = 0
 
 
 def tokenize(settings: TokenizeSettings) -> list[str]:
@@ -124,11 +126,14 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     # Alike in length, batches have little padding.
     mine.sort(key=lambda one: at_speed(*one).seconds, reverse=True)
     failed: list[str] = []
-    batches = [mine[i : i + settings.batch_size] for i in range(0, len(mine), settings.batch_size)]
+    how = partial(_read, settings=settings, config=config.codec, exact_pitch=exact_pitch)
     with ExitStack() as opened:
         writers = [opened.enter_context(CodeWriter(folder)) for folder in folders]
-        read = _read_ahead(batches, settings, config.codec, exact_pitch)
-        for loaded in followed(read, "batches encoded", len(batches)):
+        read = iter(Batches[Played | str](grain.MapDataset.source(mine).map(how), settings.workers))
+        opened.callback(read.close)
+        groups = iter(lambda: list(islice(read, settings.batch_size)), [])
+        total = -(-len(mine) // settings.batch_size)
+        for loaded in followed(groups, "batches encoded", total):
             good = [one for one in loaded if isinstance(one, Played)]
             failed += [why for why in loaded if isinstance(why, str)]
             for records in _encode(codec, config.codec, good, settings.batch_size, components):
@@ -181,42 +186,27 @@ def _components(settings: TokenizeSettings, config: CodecConfig) -> Params | Non
     return found
 
 
-def _read_ahead(
-    batches: Sequence[Sequence[tuple[Utterance, float]]],
-    settings: TokenizeSettings,
-    config: CodecConfig,
-    exact_pitch: bool,
-) -> Iterator[list[Played | str]]:
-    """Batches of recordings, or why there are none; read by threads some batches ahead."""
-    rate = config.sampling_rate
-
-    def read(one: Utterance, speed: float) -> Played | str:
-        try:
-            samples = read_utterance(one, rate, speed)
-            pitch = np.array(one.pitch, np.float32) if exact_pitch else None
-            one = at_speed(one, speed)
-            if settings.as_references:
-                # Pitch goes by frames, which must stay where they are.
-                step = 1 if pitch is None else config.frame_samples
-                samples, first = as_reference(samples, rate, step)
-                if pitch is not None:
-                    pitch = pitch[first // config.frame_samples :]
-                ends = tuple(max(0.0, round(end - first / rate, 3)) for end in one.phoneme_ends)
-                one = replace(one, phoneme_ends=ends)
-        except (AudioError, DataError) as error:
-            return f"{one.key}: {error}"
-        frames = math.ceil(len(samples) / config.frame_samples)
-        speech = voice_activity(samples, rate, frames, config.frame_rate)
-        return Played(one, samples, speech, pitch)
-
-    with ThreadPoolExecutor() as pool:
-        remaining = iter(batches)
-        waiting = [[pool.submit(read, *one) for one in batch] for batch in islice(remaining, AHEAD)]
-        while waiting:
-            yield [future.result() for future in waiting.pop(0)]
-            waiting += [
-                [pool.submit(read, *one) for one in batch] for batch in islice(remaining, 1)
-            ]
+def _read(
+    one: tuple[Utterance, float], settings: TokenizeSettings, config: CodecConfig, exact_pitch: bool
+) -> Played | str:
+    """A recording at a speed, or why there is none."""
+    utterance, rate = at_speed(*one), config.sampling_rate
+    try:
+        samples = read_utterance(one[0], rate, one[1])
+        pitch = np.array(utterance.pitch, np.float32) if exact_pitch else None
+        if settings.as_references:
+            # Pitch goes by frames, which must stay where they are.
+            step = 1 if pitch is None else config.frame_samples
+            samples, first = as_reference(samples, rate, step)
+            if pitch is not None:
+                pitch = pitch[first // config.frame_samples :]
+            ends = tuple(max(0.0, round(end - first / rate, 3)) for end in utterance.phoneme_ends)
+            utterance = replace(utterance, phoneme_ends=ends)
+    except (AudioError, DataError) as error:
+        return f"{utterance.key}: {error}"
+    frames = math.ceil(len(samples) / config.frame_samples)
+    speech = voice_activity(samples, rate, frames, config.frame_rate)
+    return Played(utterance, samples, speech, pitch)
 
 
 def as_reference(
