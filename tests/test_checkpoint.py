@@ -15,8 +15,10 @@ from safetensors.numpy import load_file, save_file
 
 from voxtral_jax import Model, Voice, encode_audio, load_model, make_voice, save_model, synthesize
 from voxtral_jax.checkpoint.torch_voice import read_torch_tensor
+from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError, ConfigError, RequestError, VoiceError
 from voxtral_jax.parameters import abstract_params, checkpoint_key, leaves
+from voxtral_jax.training.sources import whole_weights
 
 WEIGHTS = "consolidated.safetensors"
 ENCODER = ("audio_tokenizer.input_proj", "audio_tokenizer.encoder_blocks")
@@ -128,6 +130,12 @@ def test_time_frequencies_are_computed_where_a_checkpoint_leaves_them_out(copy: 
     change(copy, lambda tensors: tensors.pop("acoustic_transformer.time_embedding.inv_freq"))
     ours = load_model(copy).params["flow"]["time_embedding"]["inv_freq"]
     np.testing.assert_allclose(ours, 10_000 ** (-np.arange(32) / 32), rtol=1e-5)
+    config = VoxtralConfig.load(copy)
+    started = whole_weights(str(copy), config, ("decoder", "flow"))  # training finds it whole, too
+    np.testing.assert_array_equal(started["flow", "time_embedding", "inv_freq"], ours)
+    change(copy, lambda tensors: tensors.pop("norm.weight"))
+    with pytest.raises(CheckpointError, match=r"lacks 1 of .* decoder\.norm\.weight among them"):
+        whole_weights(str(copy), config, ("decoder", "flow"))
 
 
 @pytest.mark.parametrize(

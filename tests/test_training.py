@@ -101,7 +101,7 @@ def test_recordings_played_faster_are_of_other_speakers(world: World, tmp_path: 
     faster = {entry.key.removesuffix("@1.25"): entry for entry in entries if "@" in entry.key}
     assert usual.keys() == faster.keys() == {entry.key for entry in alone.entries}
     # A process that reads, and other recordings beside it, change nothing.
-    records = {record.key: record for record in map(found.__getitem__, range(len(found)))}
+    records = {entry.key: found[number] for number, entry in enumerate(entries)}
     for number in range(len(alone)):
         expected = alone[number]
         np.testing.assert_array_equal(records[expected.key].codes, expected.codes)

@@ -134,7 +134,8 @@ def load_some(
     """The weights of these parts that a checkpoint has, by path, in its own types.
 
     For training that starts from one: a released model, or a text model of Mistral's in the same
-    key layout (whose other weights are left alone).
+    key layout (whose other weights are left alone). The flow's time frequencies are constants, and
+    are there in any case.
 
     Args:
         directory: with a `consolidated.safetensors`.
@@ -147,7 +148,8 @@ def load_some(
     sources = {TEXT_MODEL_NAMES.get(key, key): value for key, value in _sources([file]).items()}
     found: dict[tuple[str, ...], jax.Array] = {}
     wrong = []
-    for path, leaf in leaves(abstract_params(config)):
+    every = dict(leaves(abstract_params(config)))
+    for path, leaf in every.items():
         key, shape = checkpoint_key(path), leaf.value.shape
         if path[0] not in parts or key not in sources:
             continue
@@ -162,6 +164,9 @@ def load_some(
         raise CheckpointError(f"{file}: {len(wrong)} weights have wrong shapes: {_listed(wrong)}")
     if not found:
         raise CheckpointError(f"{file} has no weight of the {' or '.join(parts)}")
+    if TIME_FREQUENCIES not in sources and "flow" in parts:
+        path = next(p for p in every if checkpoint_key(p) == TIME_FREQUENCIES)
+        found[path] = time_frequencies(config.flow.dim)
     return found
 
 
