@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -25,6 +26,7 @@ from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.distillation import Nothing
 from voxtral_jax.training.envelope import (
     BOUND,
+    HOPS_PER_PATCH,
     EnvelopeSettings,
     as_filterbank,
     components_of,
@@ -193,10 +195,39 @@ def test_the_encoder_starts_as_the_filterbank() -> None:
         place.block, params["input_proj"], audio.reshape(1, -1, 240), state, zero, all_of_them
     )
     bank = filterbank(codec)
-    gains = 10 * np.linspace(1, 3, codec.dim)
+    gains = filter_weights(codec)["parametrizations.weight.original0"][:, 0, 0]
     for step in (6, steps - 1):
         window = audio[0, (step + 1) * 240 - bank.shape[1] : (step + 1) * 240]
         np.testing.assert_allclose(got[0, step], gains * (bank @ window), rtol=1e-3, atol=1e-4)
+
+
+def test_the_first_feed_forwards_start_with_powers_and_their_logarithms() -> None:
+    codec = source_config("configs/nano/params.json").codec
+    random = jax.jit(Codec(codec).init)(
+        jax.random.key(0), jnp.zeros((1, 8, 240)), jnp.full((1,), 8)
+    )
+    first = nn.meta.unbox(as_filterbank(random["params"], codec))["encoder_blocks_0"]
+    units = 2 * codec.dim
+
+    def started(layer: str, heard: np.ndarray) -> np.ndarray:
+        """What the units that are not random add to both filters of each pair."""
+        w1, w2, w3 = (first[layer]["feed_forward"][name]["weight"] for name in ("w1", "w2", "w3"))
+        inner = jax.nn.silu(heard @ w1[:units].T) * (heard @ w3[:units].T)
+        pairs = (inner @ w2[:, :units].T).reshape(len(heard), -1, 2)
+        np.testing.assert_allclose(pairs[..., 0], pairs[..., 1], rtol=1e-3, atol=1e-3)
+        return np.asarray(pairs[..., 0])
+
+    filters = np.random.default_rng(0).normal(size=(3, codec.dim)).astype(np.float32)
+    powers = np.sum(filters.reshape(3, -1, 2) ** 2, axis=-1)
+    np.testing.assert_allclose(started("layers_0", filters), 3 * powers, rtol=1e-3, atol=1e-3)
+
+    # One pair is of each loudness, while the mean of all powers is 1.
+    heard = np.ones((4, codec.dim), np.float32)
+    heard[:, :2] = np.array([0.01, 0.1, 1, 8])[:, None]
+    heard[:, 2:] = (codec.dim - heard[:, :2].sum(axis=1))[:, None] / (codec.dim - 2)
+    steps = np.diff(started("layers_1", heard)[:, 0])
+    assert np.all(steps > 0)
+    assert steps.max() < 1.5 * steps.min()
 
 
 def test_a_step_teaches_the_encoder_and_leaves_the_components_alone() -> None:
@@ -253,10 +284,12 @@ def test_early_heads_hear_the_spectra_of_their_own_steps() -> None:
     places, mask = early_places(SMALL), jnp.ones((2, 3))
     assert all(place.rate > 1 for place in places.values())
     heads, components = init_early(SMALL), no_components(SMALL)
+    single = made.reshape(2, 3 * SMALL.stride * HOPS_PER_PATCH, -1)
+    ended = jnp.concatenate([single[:, :1], single[:, :-1]], axis=1).reshape(made.shape)
     # Blocks that give the spectra themselves, and heads that say what the blocks give.
     given: list[jax.Array] = [jnp.zeros((2, 3, 1))] * (1 + max(places))
     for number, place in places.items():
-        spectra = made.reshape(2, 3 * place.rate, -1)
+        spectra = ended.reshape(2, 3 * place.rate, -1)
         given[number] = spectra
         heads[place.name] = jnp.eye(spectra.shape[-1])
     assert float(early_loss(heads, given, made, components, mask, SMALL)) < 1e-6
@@ -267,7 +300,7 @@ def test_early_heads_hear_the_spectra_of_their_own_steps() -> None:
     assert float(only_other) < 1e-6
     given = [x[..., : SMALL.dim] for x in given]
     silent = early_loss(init_early(SMALL), given, made, {"mean": made[0, 0]}, mask, SMALL)
-    np.testing.assert_allclose(silent, jnp.mean(jnp.abs(made - made[0, 0])), rtol=1e-5)
+    np.testing.assert_allclose(silent, jnp.mean(jnp.abs(ended - made[0, 0])), rtol=1e-5)
 
 
 def test_what_blocks_give_ends_in_the_latents() -> None:
@@ -314,6 +347,28 @@ def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Pa
     random = nn.meta.unbox(task.init(jax.random.key(0)))["codec"]["input_proj"]["conv"]
     for name, leaf in random.items():
         np.testing.assert_allclose(leaf, filter_weights(config.codec)[name], rtol=1e-6)
+
+
+def test_a_transformer_that_begins_anew_leaves_the_anchor_as_it_was(tmp_path: Path) -> None:
+    config = small_config()
+    config.save(tmp_path / "params.json")
+    params = nn.meta.unbox(init_params(config, jax.random.key(3)))
+    save_params(tmp_path / WEIGHTS_FILE, config, params, jnp.float32)
+    recordings = write_recordings(tmp_path / "audio")
+    table = codec_table(tmp_path / "params.json", recordings, tmp_path / "run", 1)
+    table |= {"start": str(tmp_path), "part": "encoder"}
+
+    def started(envelope: dict[str, Any], **more: Any) -> set[tuple[str, ...]]:
+        told = table | {"envelope": envelope} | more
+        task = codec_task(build_settings(CodecSettings, told, "a test"))
+        return set(task.start(None))  # type: ignore[arg-type]
+
+    whole, anew = started({"weight": 1.0}), started({"weight": 1.0, "anew": True})
+    left_out = whole - anew
+    assert left_out
+    assert left_out == {path for path in whole if path[:2] == ("codec", "encoder_blocks_0")}
+    with pytest.raises(ConfigError, match="anew is for runs with `start`"):
+        started({"weight": 1.0, "anew": True}, start=None, part="whole")
 
 
 def test_the_flow_of_the_small_model_weighs_what_its_components_change() -> None:

@@ -32,6 +32,7 @@ from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.distributed import fetch
 from voxtral_jax.training.encoding import encode_batch, encoder_loss, encoder_losses
 from voxtral_jax.training.envelope import (
+    FIRST,
     EnvelopeSettings,
     filter_weights,
     find_components,
@@ -182,6 +183,8 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     taught = settings.envelope
     if taught.fixed_filters and settings.start is None and not taught.used:
         raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
+    if taught.anew and (settings.start is None or taught.weight == 0):
+        raise ConfigError("envelope.anew is for runs with `start` and envelope.weight")
 
     characters = distillation.kind == "characters"
     manifest = (
@@ -241,6 +244,8 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
                     "this run keeps the codes of"
                 )
             loaded |= {("anchor", *path[1:]): leaf for path, leaf in anchor.items()}
+        if settings.envelope.anew:
+            loaded = {path: leaf for path, leaf in loaded.items() if path[:2] != ("codec", FIRST)}
         if settings.envelope.fixed_filters:
             filters = filter_weights(codec)
             loaded |= {path: filters[path[-1]] for path in loaded if path[:2] == FILTERS}
