@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections.abc import Sequence
@@ -271,6 +272,7 @@ def test_a_deeper_model_begins_as_the_one_it_starts_from(world: World, tmp_path:
 def test_a_deeper_codec_begins_as_the_one_it_starts_from(world: World, tmp_path: Path) -> None:
     data = small.small_config().to_dict()
     data["multimodal"]["audio_tokenizer_args"]["decoder_transformer_lengths_str"] = "1,2"
+    data["multimodal"]["audio_tokenizer_args"]["encoder_transformer_lengths_str"] = "2,1"
     (tmp_path / "deeper.json").write_text(json.dumps(data))
     same = small.codec_table(world.params, world.manifest, tmp_path / "same", 2)
     more = small.codec_table(tmp_path / "deeper.json", world.manifest, tmp_path / "deeper", 2)
@@ -278,16 +280,23 @@ def test_a_deeper_codec_begins_as_the_one_it_starts_from(world: World, tmp_path:
     trained = run_weights(tmp_path / "deeper")
     assert np.any(trained["codec", "decoder_blocks_3", "layers_1", "feed_forward", "w2", "weight"])
 
-    sources = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
-    both = {"decoder": str(tmp_path / "deeper"), "out": str(tmp_path / "both")}
-    run("export", sources | both)
-    model = load_model(tmp_path / "both", dtype="float32")
-    exported = dict(leaves(model.params))
-    for path, leaf in run_weights(world.codec).items():
-        if path[0] == "codec" and path[1].startswith("encoder"):
-            np.testing.assert_array_equal(exported[path], leaf)
-    for path, leaf in trained.items():
-        if path[0] == "codec" and path[1].startswith("decoder"):
+    shallow, deep = run_weights(world.codec), trained
+    for (codec, encoder), (decoder, played) in itertools.permutations(
+        [(world.codec, shallow), (tmp_path / "deeper", deep)]
+    ):
+        sources = {"speech": str(world.speech), "codec": str(codec), "decoder": str(decoder)}
+        run("export", sources | {"dtype": "float32", "out": str(tmp_path / "both")})
+        exported = dict(leaves(load_model(tmp_path / "both", dtype="float32").params))
+        parts = (("encoder", encoder), ("decoder", played))
+        expected = {
+            path: leaf
+            for part, weights in parts
+            for path, leaf in weights.items()
+            if path[0] == "codec" and path[1].startswith(part)
+        }
+        ours = {path for path in exported if path[1].startswith(("encoder", "decoder"))}
+        assert ours == expected.keys()
+        for path, leaf in expected.items():
             np.testing.assert_array_equal(exported[path], leaf)
 
 

@@ -102,7 +102,7 @@ def export(settings: ExportSettings) -> list[str]:
         speech = dict(source_weights(str(base), config, PARTS)) | adapters
     if settings.mean_with is not None:
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
-    config = with_codec(config, settings.decoder or settings.codec)
+    config = with_codec(config, settings.codec, settings.decoder or settings.codec)
     codec = codec_of(settings.codec, settings.decoder, settings.decoder_mean_with, config)
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
@@ -129,18 +129,24 @@ def export(settings: ExportSettings) -> list[str]:
     return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
 
 
-def with_codec(config: VoxtralConfig, source: str) -> VoxtralConfig:
-    """The model with the codec of a run or model in the place of its own.
+def with_codec(config: VoxtralConfig, source: str, decoder: str) -> VoxtralConfig:
+    """The model with a codec in the place of its own: as many layers in the encoder as that of one
+    run or model has, and all else of another one.
 
     Raises:
         ConfigError: they do not have the same codes.
     """
-    own, codec = config.multimodal, source_config(source).codec
-    codec = replace(codec, voice=config.codec.voice)
+    layers = source_config(source).codec.encoder_transformer_lengths_str
+    codec = replace(
+        source_config(decoder).codec,
+        encoder_transformer_lengths_str=layers,
+        voice=config.codec.voice,
+    )
+    multimodal = config.multimodal
     try:
-        return replace(config, multimodal=replace(own, audio_tokenizer_args=codec))
+        return replace(config, multimodal=replace(multimodal, audio_tokenizer_args=codec))
     except ConfigError as error:
-        raise ConfigError(f"the codec of {source} does not fit `speech`: {error}") from None
+        raise ConfigError(f"the codec of {decoder} does not fit `speech`: {error}") from None
 
 
 def codec_of(
@@ -152,7 +158,7 @@ def codec_of(
         source: with the codec.
         decoder: with the other decoder.
         mean_with: with one more decoder, of which and the other the mean is taken.
-        config: the model with the codec of `decoder`, or with that of `source` if there is none.
+        config: of `with_codec`.
 
     Raises:
         ConfigError: they differ by more than the number of layers in their decoders.
