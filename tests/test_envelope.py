@@ -20,7 +20,7 @@ from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.nn.module import apply
-from voxtral_jax.parameters import init_params, leaves
+from voxtral_jax.parameters import Params, init_params, leaves
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.distillation import Nothing
@@ -323,14 +323,19 @@ def test_what_blocks_give_ends_in_the_latents() -> None:
         assert given[number].shape == (2, 3 * place.rate, SMALL.dim)
 
 
-def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Path) -> None:
+def encoder_table(directory: Path) -> tuple[dict[str, Any], Params]:
+    """Settings of an encoder that goes on alone from a small model, and that model's weights."""
     config = small_config()
-    config.save(tmp_path / "params.json")
+    config.save(directory / "params.json")
     params = nn.meta.unbox(init_params(config, jax.random.key(3)))
-    save_params(tmp_path / WEIGHTS_FILE, config, params, jnp.float32)
-    recordings = write_recordings(tmp_path / "audio")
-    table = codec_table(tmp_path / "params.json", recordings, tmp_path / "run", 1)
-    table |= {"start": str(tmp_path), "part": "encoder"}
+    save_params(directory / WEIGHTS_FILE, config, params, jnp.float32)
+    recordings = write_recordings(directory / "audio")
+    table = codec_table(directory / "params.json", recordings, directory / "run", 1)
+    return table | {"start": str(directory), "part": "encoder"}, params
+
+
+def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Path) -> None:
+    table, params = encoder_table(tmp_path)
     table["envelope"] = {"weight": 1.0, "fixed_filters": True}
     task = codec_task(build_settings(CodecSettings, table, "a test"))
     started = task.start(None)  # type: ignore[arg-type]
@@ -338,7 +343,7 @@ def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Pa
     assert first
     for path, leaf in first.items():
         assert not task.trained(path)
-        np.testing.assert_array_equal(leaf, filter_weights(config.codec)[path[-1]])
+        np.testing.assert_array_equal(leaf, filter_weights(SMALL)[path[-1]])
         own = params["codec"]["input_proj"]["conv"][path[-1]]
         np.testing.assert_array_equal(started["anchor", *path[1:]], own)
     alone = {"start": None, "part": "whole", "envelope": {"fixed_filters": True}}
@@ -346,17 +351,11 @@ def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Pa
         codec_task(build_settings(CodecSettings, table | alone, "a test"))
     random = nn.meta.unbox(task.init(jax.random.key(0)))["codec"]["input_proj"]["conv"]
     for name, leaf in random.items():
-        np.testing.assert_allclose(leaf, filter_weights(config.codec)[name], rtol=1e-6)
+        np.testing.assert_allclose(leaf, filter_weights(SMALL)[name], rtol=1e-6)
 
 
 def test_a_transformer_that_begins_anew_leaves_the_anchor_as_it_was(tmp_path: Path) -> None:
-    config = small_config()
-    config.save(tmp_path / "params.json")
-    params = nn.meta.unbox(init_params(config, jax.random.key(3)))
-    save_params(tmp_path / WEIGHTS_FILE, config, params, jnp.float32)
-    recordings = write_recordings(tmp_path / "audio")
-    table = codec_table(tmp_path / "params.json", recordings, tmp_path / "run", 1)
-    table |= {"start": str(tmp_path), "part": "encoder"}
+    table, _ = encoder_table(tmp_path)
 
     def started(envelope: dict[str, Any], **more: Any) -> set[tuple[str, ...]]:
         told = table | {"envelope": envelope} | more
