@@ -366,8 +366,9 @@ def test_a_transformer_that_begins_anew_leaves_the_anchor_as_it_was(tmp_path: Pa
     left_out = whole - anew
     assert left_out
     assert left_out == {path for path in whole if path[:2] == ("codec", "encoder_blocks_0")}
-    with pytest.raises(ConfigError, match="anew is for runs with `start`"):
-        started({"weight": 1.0, "anew": True}, start=None, part="whole")
+    for wrong in ({"start": None, "part": "whole"}, {"part": "decoder"}):
+        with pytest.raises(ConfigError, match="anew is for runs with `start`"):
+            started({"weight": 1.0, "anew": True}, **wrong)
 
 
 def test_the_flow_of_the_small_model_weighs_what_its_components_change() -> None:

@@ -183,8 +183,11 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     taught = settings.envelope
     if taught.fixed_filters and settings.start is None and not taught.used:
         raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
-    if taught.anew and (settings.start is None or taught.weight == 0):
-        raise ConfigError("envelope.anew is for runs with `start` and envelope.weight")
+    learns = taught.weight > 0 and settings.part != "decoder"
+    if taught.anew and (settings.start is None or not learns):
+        raise ConfigError(
+            "envelope.anew is for runs with `start` whose encoder learns by envelope.weight"
+        )
 
     characters = distillation.kind == "characters"
     manifest = (
