@@ -71,8 +71,9 @@ class EnvelopeSettings:
         components: a file of them (`mean` and `basis`, safetensors) in the place of such: latents
             keep the meaning that they had for the codec that one goes on from.
         pitch: weight of the pitch, which the last latents then hold; 0 leaves it out.
-        early: weight of what the transformers before each downsampling are taught: the spectra of
-            their own steps, by heads that are not kept. What they lose no later one can know.
+        early: weight of what the transformers before each downsampling are taught: the spectra
+            that end with their steps, by heads that are not kept. What they lose no later one can
+            know.
         fixed_filters: the encoder's first convolution is the filterbank, also where the run goes on
             from a codec, and stays it: filters that learn leak, and hide what is quiet.
         anew: the transformer that hears the filters begins anew where the run goes on from a codec:
