@@ -28,20 +28,18 @@ from voxtral_jax.training.envelope import (
     BOUND,
     HOPS_PER_PATCH,
     EnvelopeSettings,
-    as_filterbank,
     components_of,
     early_loss,
     early_places,
     envelope_loss,
     envelopes,
-    filter_weights,
-    filterbank,
     find_components,
     init_early,
     no_components,
     read_components,
     smooth_bands,
 )
+from voxtral_jax.training.filterbank import as_filterbank, filter_weights, filterbank
 from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.recipe import CodecLosses, CodecTraining

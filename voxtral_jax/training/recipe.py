@@ -13,12 +13,8 @@ from voxtral_jax.config import CodecConfig
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators
 from voxtral_jax.training.distillation import Distillation
-from voxtral_jax.training.envelope import (
-    EnvelopeSettings,
-    as_filterbank,
-    init_early,
-    no_components,
-)
+from voxtral_jax.training.envelope import EnvelopeSettings, init_early, no_components
+from voxtral_jax.training.filterbank import as_filterbank
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.state import Path
 

@@ -1,8 +1,8 @@
-"""`train.py codec`: settings, data, validation."""
+"""`train.py codec`: settings and data."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -11,37 +11,26 @@ from typing import Any, Literal
 
 import grain
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from voxtral_jax.codec import Codec, encoder_names
-from voxtral_jax.codec.run import decoder_stream
+from voxtral_jax.codec import encoder_names
 from voxtral_jax.config import CodecConfig
-from voxtral_jax.errors import CheckpointError, ConfigError, DataError
-from voxtral_jax.nn.module import apply
-from voxtral_jax.parameters import Params
+from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.sharding import Rules
-from voxtral_jax.training import losses
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.data.crops import crop_batches, validation_crops
+from voxtral_jax.training.data.broken import Unreadable, manifest_notes
+from voxtral_jax.training.data.crops import crop_batches
 from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
 from voxtral_jax.training.distillation import make_distillation
-from voxtral_jax.training.distributed import fetch
-from voxtral_jax.training.encoding import encode_batch, encoder_loss, encoder_losses
-from voxtral_jax.training.envelope import (
-    FIRST,
-    EnvelopeSettings,
-    filter_weights,
-    find_components,
-    read_components,
-)
-from voxtral_jax.training.logs import Validation
+from voxtral_jax.training.encoding import encoder_loss
+from voxtral_jax.training.envelope import EnvelopeSettings, find_components, read_components
+from voxtral_jax.training.filterbank import FIRST, filter_weights
 from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.recipe import FILTERS, CodecLosses, CodecTraining, Part
+from voxtral_jax.training.reconstruction import codec_validation
 from voxtral_jax.training.settings import (
     CheckpointSettings,
     Count,
@@ -58,12 +47,8 @@ from voxtral_jax.training.sources import silent_layers, source_config, source_we
 from voxtral_jax.training.state import Path, gradients_of
 from voxtral_jax.training.task import Task
 
-VALIDATION_ROWS = 8
-"""Recordings that are validated together."""
 NOBODY = Utterance(key="", audio="", texts=(), language="", speaker="")
 """Whose targets have the right shapes, and say nothing."""
-NAMED_BROKEN = 10
-"""Broken lines of a manifest that are named; all are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,29 +150,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     codec, data = config.codec, settings.data
     crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
     distillation, critics = settings.distillation, settings.discriminators
-    envelope_latents = codec.acoustic_dim - (LATENTS if settings.envelope.pitch > 0 else 0)
-    if envelope_latents < 1:
-        raise ConfigError(
-            f"envelope.pitch takes {LATENTS} acoustic latents, and the codec has "
-            f"{codec.acoustic_dim}; leave it 0"
-        )
-
-    for name, chosen in (
-        ("quantizer.anchored", settings.quantizer.anchored),
-        (f'part = "{settings.part}"', settings.part != "whole"),
-    ):
-        if chosen and settings.start is None:
-            raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
-    if settings.part == "encoder" and settings.envelope.weight == 0:
-        raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
-    taught = settings.envelope
-    if taught.fixed_filters and settings.start is None and not taught.used:
-        raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
-    learns = taught.weight > 0 and settings.part != "decoder"
-    if taught.anew and (settings.start is None or not learns):
-        raise ConfigError(
-            "envelope.anew is for runs with `start` whose encoder learns by envelope.weight"
-        )
+    envelope_latents = _checked(settings, codec)
 
     characters = distillation.kind == "characters"
     manifest = (
@@ -219,6 +182,14 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     alone = settings.part == "encoder"
     loss = encoder_loss if alone else codec_loss
     unreadable = Unreadable(manifest, data.most_broken)
+    validation = None
+    if data.validation is not None and read_data:
+        validation = codec_validation(
+            training,
+            _recordings(settings, data.validation, codec.frame_rate, need_text=False),
+            frames_of(codec, data.validation_seconds) * codec.frame_samples,
+            settings.logging.samples,
+        )
 
     def batches(process: tuple[int, int]) -> grain.IterDataset[CropBatch]:
         return crop_batches(
@@ -279,11 +250,43 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         audio_seconds=lambda batch: float(batch.lengths.sum()) / codec.sampling_rate,
         inspect=unreadable.inspect,
         example=lambda: example_batch(training, data.batch_size, crop, manifest),
-        validate=_validation(settings, training) if data.validation and read_data else None,
+        validate=validation,
         critic=critics.optimizer if training.discriminators else None,
         about={"stage": "codec", "params": config.to_dict()},
         notes=manifest_notes(manifest) if read_data else (),
     )
+
+
+def _checked(settings: CodecSettings, codec: CodecConfig) -> int:
+    """How many acoustic latents hold the envelope, of settings that go together.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    taught = settings.envelope
+    envelope_latents = codec.acoustic_dim - (LATENTS if taught.pitch > 0 else 0)
+    if envelope_latents < 1:
+        raise ConfigError(
+            f"envelope.pitch takes {LATENTS} acoustic latents, and the codec has "
+            f"{codec.acoustic_dim}; leave it 0"
+        )
+
+    for name, chosen in (
+        ("quantizer.anchored", settings.quantizer.anchored),
+        (f'part = "{settings.part}"', settings.part != "whole"),
+    ):
+        if chosen and settings.start is None:
+            raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
+    if settings.part == "encoder" and taught.weight == 0:
+        raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
+    if taught.fixed_filters and settings.start is None and not taught.used:
+        raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
+    learns = taught.weight > 0 and settings.part != "decoder"
+    if taught.anew and (settings.start is None or not learns):
+        raise ConfigError(
+            "envelope.anew is for runs with `start` whose encoder learns by envelope.weight"
+        )
+    return envelope_latents
 
 
 def _recordings(
@@ -296,46 +299,9 @@ def _recordings(
     return found
 
 
-class Unreadable:
-    """Recordings whose header was good and whose audio was not: counted until too many."""
-
-    def __init__(self, manifest: Manifest, most_broken: float) -> None:
-        self._manifest, self._most = manifest, most_broken * len(manifest.utterances)
-        self._found: set[int] = set()
-
-    def inspect(self, batch: CropBatch) -> dict[str, float]:
-        """Looks for rows without audio.
-
-        Raises:
-            DataError: there were too many.
-        """
-        for utterance in batch.utterances[batch.lengths == 0]:
-            self._found.add(int(utterance))
-        if len(self._found) > self._most:
-            names = [self._manifest.utterances[number].key for number in sorted(self._found)]
-            raise DataError(
-                f"{len(names)} recordings could not be decoded, more than data.most_broken of the "
-                f"manifest: {', '.join(names[:NAMED_BROKEN])}"
-            )
-        return {"unreadable": float(len(self._found))}
-
-
 def frames_of(config: CodecConfig, seconds: float) -> int:
     """Whole codec frames in so many seconds, at least one."""
     return max(1, round(seconds * config.frame_rate))
-
-
-def manifest_notes(manifest: Manifest) -> tuple[str, ...]:
-    """What a manifest holds and what was left out of it."""
-    seconds = sum(one.seconds for one in manifest.utterances)
-    speakers = len({one.speaker for one in manifest.utterances})
-    notes = [
-        f"{len(manifest.utterances):,} utterances, {seconds / 3600:.2f} h, {speakers:,} speakers"
-    ]
-    if manifest.broken:
-        notes.append(f"{len(manifest.broken)} lines of the manifest are broken and left out:")
-        notes += [f"  {one.where}: {one.reason}" for one in manifest.broken[:NAMED_BROKEN]]
-    return tuple(notes)
 
 
 def example_batch(
@@ -352,66 +318,3 @@ def example_batch(
         goals=silence if manifest.has_goals else None,
         pitch=silence[:, :: training.config.frame_samples] if manifest.has_pitch else None,
     )
-
-
-def _reconstruct(
-    training: CodecTraining, weights: Params, batch: CropBatch
-) -> tuple[Array, Array, dict[str, Array]]:
-    """Codes and samples of a batch through the codec as inference runs it, and its distances."""
-    config, params, rows = training.config, weights["codec"], batch.samples.shape[0]
-    codec = Codec(config)
-    key = jax.random.key(0)  # of modes that inference does not have
-    encoded = encode_batch(training, weights, batch, key, "all")
-    codes = apply(
-        codec, params, encoded.latents, method=lambda codec, x: codec.quantizer.encode(x, "jnp")
-    )
-    stream = decoder_stream(config, rows)
-    fake, _ = apply(codec, params, codes, encoded.lengths, stream, method="decode")
-    mask = (jnp.arange(fake.shape[1]) < batch.lengths[:, None]).astype(jnp.float32)
-    windows = training.losses.stft_windows
-    distances = {
-        "waveform": losses.waveform_l1(batch.wanted, fake, mask),
-        "stft": losses.stft_l1(batch.wanted, fake * mask, windows, jnp.mean(mask)),
-    }
-    return codes, fake, distances | encoder_losses(training, encoded)[1]
-
-
-def _validation(settings: CodecSettings, training: CodecTraining) -> Callable[[Params], Validation]:
-    codec, data = training.config, settings.data
-    assert data.validation is not None
-    manifest = _recordings(settings, data.validation, codec.frame_rate, need_text=False)
-    crop = frames_of(codec, data.validation_seconds) * codec.frame_samples
-    batches = list(
-        validation_crops(
-            manifest,
-            rate=codec.sampling_rate,
-            crop_samples=crop,
-            batch_size=VALIDATION_ROWS,
-            frame_samples=codec.frame_samples,
-        )
-    )
-
-    reconstruct = jax.jit(partial(_reconstruct, training))
-
-    def validate(weights: Params) -> Validation:
-        audio: dict[str, np.ndarray] = {}
-        codes: dict[str, np.ndarray] = {}
-        weighed, used = [], []
-        for batch in batches:
-            made, fake, distances = fetch(reconstruct(weights, batch))
-            seconds = float(batch.lengths.sum())
-            weighed.append({name: float(x) * seconds for name, x in distances.items()})
-            for row, length in enumerate(batch.lengths):
-                frames = -(-int(length) // codec.frame_samples)
-                used.append(made[row, :frames, 0])
-                if len(codes) < settings.logging.samples and length:
-                    name = f"utterance-{batch.utterances[row]}"
-                    codes[name] = made[row, :frames]
-                    audio[name] = fake[row, :length]
-        total = sum(float(batch.lengths.sum()) for batch in batches)
-        metrics = {name: sum(one[name] for one in weighed) / total for name in weighed[0]}
-        counts = np.bincount(np.concatenate(used), minlength=codec.semantic_codebook_size)
-        metrics["usage"] = float(np.mean(counts > 0))
-        return Validation(metrics, audio, codec.sampling_rate, codes)
-
-    return validate

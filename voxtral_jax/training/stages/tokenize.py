@@ -27,6 +27,7 @@ from voxtral_jax.kernels import default_kernels
 from voxtral_jax.parameters import Params
 from voxtral_jax.progress import followed
 from voxtral_jax.training.checkpoints import run_weights
+from voxtral_jax.training.data.broken import manifest_notes
 from voxtral_jax.training.data.manifest import Utterance, read_manifest
 from voxtral_jax.training.data.pipeline import Batches
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
@@ -36,7 +37,6 @@ from voxtral_jax.training.pitch import exact_codes
 from voxtral_jax.training.settings import Count, Natural, Positive, Share
 from voxtral_jax.training.sources import is_run, source_config
 from voxtral_jax.training.speaking import load_codec
-from voxtral_jax.training.stages.codec import manifest_notes
 
 log = logging.getLogger(__name__)
 
