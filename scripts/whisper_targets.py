@@ -23,9 +23,10 @@ from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
 from voxtral_jax.errors import AudioError, CheckpointError, DataError, VoxtralError
 from voxtral_jax.progress import followed
-from voxtral_jax.training.data.manifest import Utterance, read_manifest
+from voxtral_jax.training.data.manifest import read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
 from voxtral_jax.training.data.targets import TargetWriter
+from voxtral_jax.training.data.utterances import Utterance
 
 RATE = 16_000
 """Whisper's sample rate, in Hz."""

@@ -17,7 +17,7 @@ from voxtral_jax.text.phonemes import SYMBOLS
 from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import SpeechBatch
 from voxtral_jax.training.data.layout import fill_row, heard_phonemes, lay_out, stack_rows
-from voxtral_jax.training.data.manifest import Utterance
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.distillation import STEPS_PER_FRAME, make_distillation
 from voxtral_jax.training.optimizer import make_optimizer, muon_matrices
 from voxtral_jax.training.settings import OptimizerSettings

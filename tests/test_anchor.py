@@ -19,7 +19,7 @@ from voxtral_jax.errors import CheckpointError, ConfigError
 from voxtral_jax.parameters import Params, init_params, leaves
 from voxtral_jax.training.codec import codec_gradients
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.data.manifest import Utterance
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.discriminator import Discriminators
 from voxtral_jax.training.distillation import Characters, Nothing
 from voxtral_jax.training.encoding import encoder_loss

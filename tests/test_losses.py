@@ -24,8 +24,8 @@ from voxtral_jax.training import losses
 from voxtral_jax.training.codec import codec_gradients, codec_loss, critic_losses, rebuild
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.layout import fill_row, lay_out, stack_rows
-from voxtral_jax.training.data.manifest import Utterance
 from voxtral_jax.training.data.targets import TargetSource, TargetWriter
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.discriminator import Discriminators, Kind, judge_both
 from voxtral_jax.training.distillation import (
     STEPS_PER_FRAME,

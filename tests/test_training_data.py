@@ -31,7 +31,7 @@ from voxtral_jax.text import ByteTokenizer, clean
 from voxtral_jax.training.data import plan as plans
 from voxtral_jax.training.data.crops import NO_UTTERANCE, crop_batches, validation_crops
 from voxtral_jax.training.data.layout import fill_row, lay_out, one_per_row, speech_weights
-from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
+from voxtral_jax.training.data.manifest import Manifest, read_manifest
 from voxtral_jax.training.data.packing import pack
 from voxtral_jax.training.data.pairing import NOBODY, Voices
 from voxtral_jax.training.data.recordings import read_crop, read_utterance
@@ -50,6 +50,7 @@ from voxtral_jax.training.data.speech import (
     validation_speech,
 )
 from voxtral_jax.training.data.targets import TargetSource, TargetWriter
+from voxtral_jax.training.data.utterances import Utterance
 
 RATE = 24_000
 FRAME_RATE = 12.5

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from voxtral_jax.training.data.manifest import Utterance
+from voxtral_jax.training.data.utterances import Utterance
 
 torch = pytest.importorskip("torch", reason="needs the extra voxtral-jax[whisper]")
 transformers = pytest.importorskip("transformers", reason="needs the extra voxtral-jax[whisper]")

@@ -27,8 +27,9 @@ from jaxtyping import Complex, Float
 from voxtral_jax.audio import write_audio
 from voxtral_jax.files import append_line, read_lines
 from voxtral_jax.progress import followed
-from voxtral_jax.training.data.manifest import Utterance, read_manifest
+from voxtral_jax.training.data.manifest import read_manifest
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
+from voxtral_jax.training.data.utterances import Utterance
 
 RATE, FRAME = 24_000, 1920
 """Samples a second, and in a frame of the codec."""

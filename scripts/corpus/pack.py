@@ -21,8 +21,9 @@ import typer
 from voxtral_jax.files import replacing
 from voxtral_jax.progress import followed
 from voxtral_jax.training.data.audio_shards import write_audio_shards
-from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
+from voxtral_jax.training.data.manifest import Manifest, read_manifest
 from voxtral_jax.training.data.recordings import read_utterance
+from voxtral_jax.training.data.utterances import Utterance
 
 RATE = 24_000
 """Hz."""

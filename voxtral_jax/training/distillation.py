@@ -23,8 +23,8 @@ from voxtral_jax.errors import DataError
 from voxtral_jax.nn.linear import Linear
 from voxtral_jax.nn.module import apply
 from voxtral_jax.text.phonemes import SYMBOLS as SYMBOLS_OF_PHONEMES
-from voxtral_jax.training.data.manifest import Utterance
 from voxtral_jax.training.data.targets import TargetSource
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.losses import token_cosine, weighted_mean
 
 MOST_TOKENS = 256

@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 
 from voxtral_jax.errors import AudioError, DataError
-from voxtral_jax.training.data.manifest import AUDIO, Broken, Manifest, Utterance
+from voxtral_jax.training.data.manifest import AUDIO, Broken, Manifest
 from voxtral_jax.training.data.recordings import go_to, opened, span_of
 from voxtral_jax.training.data.records import RecordWriter
+from voxtral_jax.training.data.utterances import Utterance
 
 AS_IS = (".flac", ".ogg", ".opus", ".mp3")
 """Whole files with these suffixes are stored as they are."""

@@ -12,9 +12,10 @@ import numpy as np
 
 from voxtral_jax.errors import AudioError, DataError
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.data.manifest import Manifest, Utterance, goal_of
+from voxtral_jax.training.data.manifest import Manifest
 from voxtral_jax.training.data.pipeline import Batches, my_rows
 from voxtral_jax.training.data.recordings import read_crop
+from voxtral_jax.training.data.utterances import Utterance, goal_of
 
 logger = logging.getLogger(__name__)
 

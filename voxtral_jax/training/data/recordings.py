@@ -15,8 +15,9 @@ from jaxtyping import Float
 from voxtral_jax.audio import resample, to_mono
 from voxtral_jax.audio.reading import check_rate
 from voxtral_jax.errors import AudioError, VoxtralError
-from voxtral_jax.training.data.manifest import TOLERANCE, Utterance
+from voxtral_jax.training.data.manifest import TOLERANCE
 from voxtral_jax.training.data.records import read_record
+from voxtral_jax.training.data.utterances import Utterance
 
 MARGIN = 0.1
 """Seconds around a crop that the resampler sees: many times the length of its filter."""

@@ -21,7 +21,8 @@ from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.broken import Unreadable, manifest_notes
 from voxtral_jax.training.data.crops import crop_batches
-from voxtral_jax.training.data.manifest import Manifest, Utterance, read_manifest
+from voxtral_jax.training.data.manifest import Manifest, read_manifest
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.encoding import encoder_loss

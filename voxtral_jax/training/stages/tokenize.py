@@ -28,10 +28,11 @@ from voxtral_jax.parameters import Params
 from voxtral_jax.progress import followed
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.broken import manifest_notes
-from voxtral_jax.training.data.manifest import Utterance, read_manifest
+from voxtral_jax.training.data.manifest import read_manifest
 from voxtral_jax.training.data.pipeline import Batches
 from voxtral_jax.training.data.recordings import at_speed, read_utterance
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter, done_keys
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.envelope import read_components
 from voxtral_jax.training.pitch import exact_codes
 from voxtral_jax.training.settings import Count, Natural, Positive, Share
