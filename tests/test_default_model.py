@@ -19,6 +19,7 @@ import voxtral_jax as vx
 from voxtral_jax import Model, Voice
 from voxtral_jax.audio.reference import FRAME_SECONDS, HOP_SECONDS, SILENCE_DB, sounding_spans
 from voxtral_jax.checkpoint.download import find_own_model
+from voxtral_jax.cloning import voice_from_codes
 from voxtral_jax.errors import CheckpointError, ConfigError, VoiceError
 from voxtral_jax.presets import PRESETS_FILE, Preset, make_presets, read_presets
 from voxtral_jax.text.phonemes import LANGUAGES
@@ -67,6 +68,15 @@ def test_each_language_has_presets_and_one_default(own: Model) -> None:
         assert voice.codes is not None
         assert len(voice.embedding) == len(voice.codes) + 1
         assert 2.5 < len(voice.codes) / 12.5 < 10
+
+
+@needs_own
+def test_presets_are_embedded_by_the_weights_that_ship() -> None:
+    own = vx.load_model(dtype="float32")
+    for name in own.abouts:
+        voice = own.voice(name)
+        fresh = voice_from_codes(own, voice.codes, name)
+        np.testing.assert_allclose(voice.embedding, fresh.embedding, atol=1e-5)
 
 
 @needs_own

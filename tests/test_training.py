@@ -19,7 +19,7 @@ from small import run
 from voxtral_jax import Voice, encode_audio, load_model, synthesize
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, read_tensors
 from voxtral_jax.cloning import voice_from_codes
-from voxtral_jax.errors import CheckpointError, ConfigError
+from voxtral_jax.errors import CheckpointError, ConfigError, VoiceError
 from voxtral_jax.parameters import leaves
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.shards import CodeSource
@@ -166,19 +166,39 @@ def test_the_exported_model_repeats_the_trainers_own_codes(world: World, tmp_pat
 
 
 def test_the_mean_of_two_models_is_exported(world: World, tmp_path: Path) -> None:
-    table = {"speech": str(world.speech), "codec": str(world.codec), "dtype": "float32"}
-    run("export", table | {"out": str(tmp_path / "one")})
+    table: dict[str, Any] = {"speech": str(world.speech), "codec": str(world.codec)}
+    table["dtype"] = "float32"
+    recording = str(world.manifest.parent / "0.wav")
+    run("export", table | {"out": str(tmp_path / "one"), "voices": {"humming": recording}})
     weights = read_tensors(tmp_path / "one" / WEIGHTS_FILE)
-    moved = "norm.weight"
+    moved = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
     shutil.copytree(tmp_path / "one", tmp_path / "other")
     save_file(weights | {moved: weights[moved] + 1}, tmp_path / "other" / WEIGHTS_FILE)
-    table["mean_with"] = str(tmp_path / "other")
+    table |= {"mean_with": str(tmp_path / "other"), "presets_of": str(tmp_path / "one")}
     run("export", table | {"out": str(tmp_path / "mean")})
     for name, leaf in read_tensors(tmp_path / "mean" / WEIGHTS_FILE).items():
         np.testing.assert_allclose(leaf, weights[name] + 0.5 * (name == moved), rtol=1e-6)
 
+    # A voice that is kept has the same codes, and the embeddings of the new weights.
+    before, after = (load_model(tmp_path / name).voice("humming") for name in ("one", "mean"))
+    np.testing.assert_array_equal(after.codes, before.codes)
+    shift = 0.5 * before.codes.shape[1]
+    np.testing.assert_allclose(after.embedding, before.embedding + shift, rtol=1e-4, atol=1e-4)
+
+    voice = tmp_path / "one" / "voice_embedding" / "humming.safetensors"
+    for codes, message in (
+        (None, "humming .* has no codes"),
+        (before.codes + 99, "humming .*: codes must"),
+    ):
+        dataclasses.replace(before, codes=codes).save(voice)
+        with pytest.raises(VoiceError, match=message):
+            run("export", table | {"out": str(tmp_path / "wrong")})
+    voice.unlink()
+    with pytest.raises(VoiceError, match="no preset voices"):
+        run("export", table | {"out": str(tmp_path / "wrong")})
+    del table["presets_of"]
     save_file({k: v for k, v in weights.items() if k != moved}, tmp_path / "other" / WEIGHTS_FILE)
-    with pytest.raises(ConfigError, match=r"only one has decoder\.norm"):
+    with pytest.raises(ConfigError, match=r"only one has decoder\."):
         run("export", table | {"out": str(tmp_path / "wrong")})
     assert not (tmp_path / "wrong").exists()
 

@@ -17,10 +17,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from voxtral_jax.cloning import make_voice
-from voxtral_jax.errors import ConfigError
-from voxtral_jax.model import load_model
-from voxtral_jax.voice import About
+import numpy as np
+from jaxtyping import Float
+
+from voxtral_jax.cloning import make_voice, voice_from_codes
+from voxtral_jax.codec.run import check_codes
+from voxtral_jax.config import CodecConfig
+from voxtral_jax.errors import ConfigError, RequestError, VoiceError
+from voxtral_jax.model import Model, load_model
+from voxtral_jax.voice import About, Voice, voice_files
 
 PRESETS_FILE = "presets.json"
 NAME = re.compile(r"\w[\w-]*")
@@ -69,17 +74,51 @@ def read_presets(folder: Path) -> list[Preset]:
     return presets
 
 
-def make_presets(model_directory: Path, presets: Sequence[Preset]) -> None:
+def voices_with_codes(model_directory: Path, config: CodecConfig) -> list[Voice]:
+    """The preset voices of a model, of whose codes one with the same codec can make its own.
+
+    Raises:
+        VoiceError: there are none, or one has no codes, or others than this codec's.
+    """
+    voices = [Voice.load(file) for file in voice_files(model_directory).values()]
+    if not voices:
+        raise VoiceError(f"{model_directory} has no preset voices")
+    for voice in voices:
+        if voice.codes is None:
+            raise VoiceError(f"{voice.name} of {model_directory} has no codes: make it of audio")
+        try:
+            check_codes(voice.codes, config)
+        except RequestError as error:
+            raise VoiceError(f"{voice.name} of {model_directory}: {error}") from None
+    return voices
+
+
+def make_presets(
+    model_directory: Path, presets: Sequence[Preset], voices: Sequence[Voice] = ()
+) -> None:
     """Makes the preset voices of a model in its directory.
+
+    Args:
+        model_directory: of the model.
+        presets: recordings.
+        voices: of another model with the same codes, which are embedded anew; of two with one name
+            the recording is taken.
 
     Raises:
         AudioError: a recording cannot be used.
     """
-    if not presets:
+    if not presets and not voices:
         return
     model = load_model(model_directory, dtype="float32")
+    made = {voice.name: replace(voice, embedding=_embedding(model, voice)) for voice in voices}
     for preset in presets:
-        voice = make_voice(model, preset.audio, name=preset.name)
         about = About.of_name(preset.name) if preset.about is None else preset.about
-        file = model_directory / "voice_embedding" / f"{preset.name}.safetensors"
-        replace(voice, about=about).save(file)
+        voice = make_voice(model, preset.audio, name=preset.name)
+        made[preset.name] = replace(voice, about=about)
+    for name, voice in made.items():
+        voice.save(model_directory / "voice_embedding" / f"{name}.safetensors")
+
+
+def _embedding(model: Model, voice: Voice) -> Float[np.ndarray, "N D"]:
+    assert voice.codes is not None
+    return voice_from_codes(model, voice.codes, voice.name).embedding

@@ -84,14 +84,12 @@ def _chunks(frames: int) -> list[tuple[int, int, int]]:
     return [(start, n, bucket(n, LEAST_FRAMES)) for start, n in zip(starts, sizes, strict=True)]
 
 
-def decode_codes(model: Model, codes: Int[np.ndarray, "frames K"]) -> Float[np.ndarray, " S"]:
-    """Samples (float32, `model.sample_rate`) of codes as `encode_audio` makes them.
+def check_codes(codes: np.ndarray, config: CodecConfig) -> None:
+    """Checks that these are codes `[frames, K]` of a codec of these sizes.
 
     Raises:
-        RequestError: the codes have a wrong shape, or one is out of its range.
+        RequestError: they have a wrong shape, or one is out of its range.
     """
-    config = model.config.codec
-    codes = np.asarray(codes)
     if codes.ndim != 2 or codes.shape[1] != config.n_codebooks or not len(codes):
         raise RequestError(f"codes must be [frames, {config.n_codebooks}], got {list(codes.shape)}")
     sizes = np.array(
@@ -101,6 +99,17 @@ def decode_codes(model: Model, codes: Int[np.ndarray, "frames K"]) -> Float[np.n
         raise RequestError(
             f"codes must be integers from 0, under {sizes[0]} (semantic) and {sizes[-1]} (acoustic)"
         )
+
+
+def decode_codes(model: Model, codes: Int[np.ndarray, "frames K"]) -> Float[np.ndarray, " S"]:
+    """Samples (float32, `model.sample_rate`) of codes as `encode_audio` makes them.
+
+    Raises:
+        RequestError: the codes have a wrong shape, or one is out of its range.
+    """
+    config = model.config.codec
+    codes = np.asarray(codes)
+    check_codes(codes, config)
     stream, pieces = decoder_stream(config, 1), []
     for start, count, padded in _chunks(len(codes)):
         chunk = np.zeros((1, padded, codes.shape[1]), np.int32)

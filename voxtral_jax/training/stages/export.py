@@ -21,7 +21,7 @@ from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import ConfigError
 from voxtral_jax.files import replacing
 from voxtral_jax.parameters import unflatten
-from voxtral_jax.presets import Preset, make_presets, read_presets
+from voxtral_jax.presets import Preset, make_presets, read_presets, voices_with_codes
 from voxtral_jax.training.checkpoints import read_run
 from voxtral_jax.training.sources import is_run, source_config, source_weights
 from voxtral_jax.training.speaking import PARTS
@@ -52,6 +52,8 @@ class ExportSettings:
         voices: recordings that become preset voices, by name.
         presets: folder of recordings with what is known of them, from `scripts/corpus/presets.py`;
             they become preset voices as well.
+        presets_of: model with the same codes, whose preset voices are kept: their codes, embedded
+            by the weights that are written.
     """
 
     speech: str
@@ -65,6 +67,7 @@ class ExportSettings:
     adapter_only: bool = False
     voices: Mapping[str, str] = field(default_factory=dict)
     presets: str | None = None
+    presets_of: str | None = None
 
 
 def export(settings: ExportSettings) -> list[str]:
@@ -103,6 +106,8 @@ def export(settings: ExportSettings) -> list[str]:
     if settings.mean_with is not None:
         speech = mean_of(speech, dict(source_weights(settings.mean_with, config, PARTS)))
     config = with_codec(config, settings.codec, settings.decoder or settings.codec)
+    kept = settings.presets_of
+    voices = [] if kept is None else voices_with_codes(find_model(kept), config.codec)
     codec = codec_of(settings.codec, settings.decoder, settings.decoder_mean_with, config)
     params = merge_adapters(unflatten(speech | codec))
     (out / "voice_embedding").mkdir(parents=True, exist_ok=True)
@@ -124,8 +129,9 @@ def export(settings: ExportSettings) -> list[str]:
         if file.name not in fitting:
             file.unlink()  # made by the weights that are replaced here
     save_params(out / WEIGHTS_FILE, config, params, jnp.dtype(settings.dtype))
-    make_presets(out, presets)
-    notes = [f"preset voices: {', '.join(preset.name for preset in presets)}"] if presets else []
+    make_presets(out, presets, voices)
+    names = dict.fromkeys([voice.name for voice in voices] + [preset.name for preset in presets])
+    notes = [f"preset voices: {', '.join(names)}"] if names else []
     return [f"{out} is complete: python infer.py --model {out} --text ...", *notes]
 
 
