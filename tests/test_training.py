@@ -171,21 +171,24 @@ def test_the_mean_of_two_models_is_exported(world: World, tmp_path: Path) -> Non
     recording = str(world.manifest.parent / "0.wav")
     run("export", table | {"out": str(tmp_path / "one"), "voices": {"humming": recording}})
     weights = read_tensors(tmp_path / "one" / WEIGHTS_FILE)
-    moved = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
+    embeddings = "mm_audio_embeddings.audio_codebook_embeddings.embeddings.weight"
+    moved = {name: weights[name] + 1 for name in ("norm.weight", embeddings)}
     shutil.copytree(tmp_path / "one", tmp_path / "other")
-    save_file(weights | {moved: weights[moved] + 1}, tmp_path / "other" / WEIGHTS_FILE)
+    save_file(weights | moved, tmp_path / "other" / WEIGHTS_FILE)
+    before = load_model(tmp_path / "one").voice("humming")
+    voice = tmp_path / "one" / "voice_embedding" / "humming.safetensors"
+    dataclasses.replace(before, name="../other").save(voice)
     table |= {"mean_with": str(tmp_path / "other"), "presets_of": str(tmp_path / "one")}
     run("export", table | {"out": str(tmp_path / "mean")})
     for name, leaf in read_tensors(tmp_path / "mean" / WEIGHTS_FILE).items():
-        np.testing.assert_allclose(leaf, weights[name] + 0.5 * (name == moved), rtol=1e-6)
+        np.testing.assert_allclose(leaf, weights[name] + 0.5 * (name in moved), rtol=1e-6)
 
     # A voice that is kept has the same codes, and the embeddings of the new weights.
-    before, after = (load_model(tmp_path / name).voice("humming") for name in ("one", "mean"))
+    after = load_model(tmp_path / "mean").voice("humming")
     np.testing.assert_array_equal(after.codes, before.codes)
     shift = 0.5 * before.codes.shape[1]
     np.testing.assert_allclose(after.embedding, before.embedding + shift, rtol=1e-4, atol=1e-4)
 
-    voice = tmp_path / "one" / "voice_embedding" / "humming.safetensors"
     for codes, message in (
         (None, "humming .* has no codes"),
         (before.codes + 99, "humming .*: codes must"),
@@ -197,8 +200,9 @@ def test_the_mean_of_two_models_is_exported(world: World, tmp_path: Path) -> Non
     with pytest.raises(VoiceError, match="no preset voices"):
         run("export", table | {"out": str(tmp_path / "wrong")})
     del table["presets_of"]
-    save_file({k: v for k, v in weights.items() if k != moved}, tmp_path / "other" / WEIGHTS_FILE)
-    with pytest.raises(ConfigError, match=r"only one has decoder\."):
+    fewer = {name: leaf for name, leaf in weights.items() if name != "norm.weight"}
+    save_file(fewer, tmp_path / "other" / WEIGHTS_FILE)
+    with pytest.raises(ConfigError, match=r"only one has decoder\.norm"):
         run("export", table | {"out": str(tmp_path / "wrong")})
     assert not (tmp_path / "wrong").exists()
 

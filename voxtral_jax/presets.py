@@ -17,14 +17,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-
 from voxtral_jax.cloning import make_voice, voice_from_codes
 from voxtral_jax.codec.run import check_codes
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import ConfigError, RequestError, VoiceError
-from voxtral_jax.model import Model, load_model
+from voxtral_jax.model import load_model
 from voxtral_jax.voice import About, Voice, voice_files
 
 PRESETS_FILE = "presets.json"
@@ -80,7 +77,9 @@ def voices_with_codes(model_directory: Path, config: CodecConfig) -> list[Voice]
     Raises:
         VoiceError: there are none, or one has no codes, or others than this codec's.
     """
-    voices = [Voice.load(file) for file in voice_files(model_directory).values()]
+    # Files say who they are: a name within one may be anything.
+    files = voice_files(model_directory)
+    voices = [replace(Voice.load(file), name=name) for name, file in files.items()]
     if not voices:
         raise VoiceError(f"{model_directory} has no preset voices")
     for voice in voices:
@@ -101,8 +100,8 @@ def make_presets(
     Args:
         model_directory: of the model.
         presets: recordings.
-        voices: of another model with the same codes, which are embedded anew; of two with one name
-            the recording is taken.
+        voices: with codes (`voices_with_codes`), which are embedded anew; of two with one name the
+            recording is taken.
 
     Raises:
         AudioError: a recording cannot be used.
@@ -110,15 +109,14 @@ def make_presets(
     if not presets and not voices:
         return
     model = load_model(model_directory, dtype="float32")
-    made = {voice.name: replace(voice, embedding=_embedding(model, voice)) for voice in voices}
+    made: dict[str, Voice] = {}
+    for kept in voices:
+        assert kept.codes is not None
+        voice = voice_from_codes(model, kept.codes, kept.name)
+        made[kept.name] = replace(voice, about=kept.about)
     for preset in presets:
         about = About.of_name(preset.name) if preset.about is None else preset.about
         voice = make_voice(model, preset.audio, name=preset.name)
         made[preset.name] = replace(voice, about=about)
     for name, voice in made.items():
         voice.save(model_directory / "voice_embedding" / f"{name}.safetensors")
-
-
-def _embedding(model: Model, voice: Voice) -> Float[np.ndarray, "N D"]:
-    assert voice.codes is not None
-    return voice_from_codes(model, voice.codes, voice.name).embedding

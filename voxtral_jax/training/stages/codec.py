@@ -184,7 +184,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     loss = encoder_loss if alone else codec_loss
     unreadable = Unreadable(manifest, data.most_broken)
     validation = None
-    if data.validation is not None and read_data:
+    if data.validation and read_data:
         validation = codec_validation(
             training,
             _recordings(settings, data.validation, codec.frame_rate, need_text=False),
