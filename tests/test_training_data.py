@@ -51,6 +51,7 @@ from voxtral_jax.training.data.speech import (
 )
 from voxtral_jax.training.data.targets import TargetSource, TargetWriter
 from voxtral_jax.training.data.utterances import Utterance
+from voxtral_jax.training.speaking import prompts_of
 
 RATE = 24_000
 FRAME_RATE = 12.5
@@ -443,6 +444,35 @@ def test_damaged_shards_are_named(tmp_path: Path) -> None:
         [source[i] for i in range(2)]
     with pytest.raises(DataError, match="is it the right directory"):
         CodeSource(tmp_path / "nowhere")
+
+
+def test_prompts_say_each_text_once_in_a_voice_of_its_speaker(tmp_path: Path) -> None:
+    def one(number: int, text: str, language: str, speaker: str) -> CodeRecord:
+        texts = (text,) if text else ()
+        return record(number, 20, texts=texts, language=language, speaker=speaker)
+
+    records = [
+        one(0, "alone", "en", "nobody else"),
+        one(1, "hello", "en", "anna"),
+        one(2, "hallo", "de", "anna"),
+        one(3, "hello", "en", "ben"),
+        one(4, "", "en", "ben"),
+        *(one(5 + i, f"number {i}", "en", "ben") for i in range(6)),
+    ]
+    source = CodeSource(write_codes(tmp_path, records))
+    every = prompts_of(source, None)
+    assert [prompt.text for prompt in every] == [
+        "hello",
+        "hallo",
+        *(f"number {i}" for i in range(6)),
+    ]
+    np.testing.assert_array_equal(every[0].codes, records[2].codes)
+    np.testing.assert_array_equal(every[1].codes, records[1].codes)
+    assert [prompt.text for prompt in prompts_of(source, 2)] == ["hello", "number 2"]
+    some = prompts_of(source, {"de": 5, "en": 2})
+    assert [prompt.text for prompt in some] == ["hallo", "hello", "number 2"]
+    with pytest.raises(DataError, match="'ko'"):
+        prompts_of(source, {"de": 1, "ko": 1})
 
 
 def test_codes_that_are_none_are_refused(tmp_path: Path) -> None:

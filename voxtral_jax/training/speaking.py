@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from voxtral_jax.checkpoint.download import find_model
 from voxtral_jax.cloning import voice_from_codes
 from voxtral_jax.codec import fold
 from voxtral_jax.config import VoxtralConfig
-from voxtral_jax.errors import ConfigError
+from voxtral_jax.errors import ConfigError, DataError
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.model import Model
 from voxtral_jax.parameters import Params, init_params, unflatten
@@ -46,23 +47,32 @@ class Prompt:
     codes: Int[np.ndarray, "T K"]
 
 
-def prompts_of(source: CodeSource, count: int | None) -> list[Prompt]:
-    """Texts whose speaker has another utterance, which becomes the voice.
+def prompts_of(source: CodeSource, count: int | Mapping[str, int] | None) -> list[Prompt]:
+    """Texts whose speaker has another utterance, which becomes the voice; each text once.
 
     Args:
         source: records in the order of their shards, often by length.
-        count: how many, evenly spread over the records; None is all.
+        count: how many, or how many of each language, evenly spread over the records; None is all.
+
+    Raises:
+        DataError: there is no text in a language that `count` names.
     """
     of_speaker: dict[str, list[int]] = {}
     for number, entry in enumerate(source.entries):
         of_speaker.setdefault(entry.speaker, []).append(number)
-    usable = [
-        number
-        for number, entry in enumerate(source.entries)
-        if entry.texts and len(of_speaker[entry.speaker]) > 1
-    ]
-    if count is not None and count < len(usable):
-        usable = [usable[place * len(usable) // count] for place in range(count)]
+    of_text: dict[str, int] = {}
+    for number, entry in enumerate(source.entries):
+        if entry.texts and len(of_speaker[entry.speaker]) > 1:
+            of_text.setdefault(entry.texts[0], number)
+    usable = list(of_text.values())
+    if isinstance(count, Mapping):
+        usable = [
+            number
+            for language, most in count.items()
+            for number in _spread(_in_language(source, usable, language), most)
+        ]
+    elif count is not None:
+        usable = _spread(usable, count)
     found: list[Prompt] = []
     for number in usable:
         entry = source.entries[number]
@@ -71,6 +81,19 @@ def prompts_of(source: CodeSource, count: int | None) -> list[Prompt]:
         codes = source[other].codes[:LONGEST_VOICE]
         found.append(Prompt(entry.key, entry.texts[0], entry.language, codes))
     return found
+
+
+def _in_language(source: CodeSource, numbers: list[int], language: str) -> list[int]:
+    found = [number for number in numbers if source.entries[number].language == language]
+    if not found:
+        raise DataError(f"no text to speak is in the language {language!r}")
+    return found
+
+
+def _spread(numbers: list[int], count: int) -> list[int]:
+    if count >= len(numbers):
+        return numbers
+    return [numbers[place * len(numbers) // count] for place in range(count)]
 
 
 def voice_of(model: Model, prompt: Prompt) -> Voice:

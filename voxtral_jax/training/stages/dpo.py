@@ -69,14 +69,15 @@ class CandidateSettings:
 
     Attributes:
         codes: directory of code shards: their texts are spoken in their speakers' voices.
-        prompts: how many of them; None is all.
+        prompts: how many of them, or how many of each language, as `{en = 140, ko = 120}`; None is
+            all.
         count: candidates for each.
         temperature, top_p: of the semantic code.
         guidance, noise_scale: of the flow; None is the model's own.
     """
 
     codes: str
-    prompts: Count | None = None
+    prompts: Count | dict[str, Count] | None = None
     count: Annotated[int, Field(ge=2, le=32)] = 4
     temperature: Annotated[float, Field(ge=0)] = 0.8
     top_p: Share = 0.95
