@@ -30,7 +30,7 @@ from voxtral_jax.decoder.prompt import PromptBatch
 from voxtral_jax.flow import SOLVERS, Sampler
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.model import DTYPES, computing_dtype
-from voxtral_jax.serving.scheduler import LEAST_CACHE
+from voxtral_jax.serving.room import LEAST_CACHE
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from voxtral_jax.config import TOKEN_OFFSET
 from voxtral_jax.decoder.generate import Frame, Requests, append_frame, make_frame, prefill
 from voxtral_jax.decoder.prompt import PromptBatch
 from voxtral_jax.flow import Sampler, time_table
-from voxtral_jax.serving.scheduler import Line, batch
+from voxtral_jax.serving.lines import Line, batch
 from voxtral_jax.training.spectrum import log_mel
 from voxtral_jax.utterance import Options, prepare
 

@@ -28,7 +28,8 @@ from voxtral_jax.codec import fold
 from voxtral_jax.errors import BusyError
 from voxtral_jax.kernels import default_kernels
 from voxtral_jax.model import DTYPES, computing_dtype
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 from voxtral_jax.text import ByteTokenizer, FrameLimits, estimate_seconds
 
 TEXT = (

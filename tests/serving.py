@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 
 SETTINGS = EngineSettings(
     slots=8, chunk_frames=(2,), most_waiting=64, longest_prompt=192, longest_part=40.0

@@ -12,8 +12,9 @@ import pytest
 import voxtral_jax as vx
 from voxtral_jax import Model, Speech, load_model
 from voxtral_jax.errors import RequestError, TextError
-from voxtral_jax.serving.engine import Engine, EngineSettings
-from voxtral_jax.serving.scheduler import LONGEST_LINE, LONGEST_PROMPT, Room
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.room import LONGEST_LINE, LONGEST_PROMPT, Room
+from voxtral_jax.serving.settings import EngineSettings
 from voxtral_jax.synthesis import CHUNK_FRAMES
 
 TEXTS = ["One text.", "Another text, and it is longer than the first.", "Why not?"]

@@ -26,7 +26,8 @@ from voxtral_jax.errors import (
     VoiceError,
 )
 from voxtral_jax.serving import scheduler
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 from voxtral_jax.serving.talk import Talk
 
 SETTINGS = EngineSettings(

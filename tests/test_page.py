@@ -19,7 +19,8 @@ from serving import live
 
 import voxtral_jax as vx
 from voxtral_jax import Model
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

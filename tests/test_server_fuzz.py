@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from serving import idle, until, wav
 
 from voxtral_jax import Model
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 
 for package in ("av", "fastapi_offline", "httpx2", "prometheus_client", "python_multipart"):
     pytest.importorskip(package, reason="needs voxtral-jax[serve]")

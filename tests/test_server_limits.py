@@ -20,7 +20,8 @@ from serving import ENDLESS, idle, live, until, wav
 
 from voxtral_jax import Model
 from voxtral_jax.errors import AudioError, RequestError
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 
 for package in ("av", "fastapi_offline", "httpx2", "prometheus_client", "python_multipart"):
     pytest.importorskip(package, reason="needs voxtral-jax[serve]")
@@ -263,7 +264,8 @@ def test_an_engine_that_is_closed_is_not_ready(model: Model) -> None:
 SERVE = """
 import sys
 from voxtral_jax import load_model
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.settings import EngineSettings
 from voxtral_jax.serving.http.settings import ServerSettings
 from voxtral_jax.serving.http.command import run
 

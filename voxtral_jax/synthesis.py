@@ -18,7 +18,9 @@ from voxtral_jax.cloning import Reference
 from voxtral_jax.codec.run import opening_frames
 from voxtral_jax.errors import RequestError
 from voxtral_jax.flow import Sampler
-from voxtral_jax.serving.scheduler import Chunk, Line, Room, Scheduler
+from voxtral_jax.serving.lines import Chunk, Line
+from voxtral_jax.serving.room import Room
+from voxtral_jax.serving.scheduler import Scheduler
 from voxtral_jax.speech import FinishReason, Speech, Timings
 from voxtral_jax.utterance import Options, Utterance, prepare
 from voxtral_jax.voice import Voice

@@ -11,7 +11,7 @@ from voxtral_jax.cloning import make_voice
 from voxtral_jax.decoder.prompt import prompt_ids
 from voxtral_jax.errors import RequestError, TextError
 from voxtral_jax.flow import Sampler
-from voxtral_jax.serving.scheduler import Line
+from voxtral_jax.serving.lines import Line
 from voxtral_jax.text import check, clean, frame_limits, language_of, split_text
 from voxtral_jax.voice import Voice
 

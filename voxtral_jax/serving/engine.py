@@ -18,7 +18,10 @@ from voxtral_jax.codec.run import opening_frames
 from voxtral_jax.decoder.prompt import LEAST_PROMPT
 from voxtral_jax.errors import BusyError, ClosedError, EngineError, RequestError, TextError
 from voxtral_jax.flow import Sampler
-from voxtral_jax.serving.scheduler import LONGEST_PROMPT, Chunk, Line, Room, Scheduler
+from voxtral_jax.serving.lines import Chunk, Line
+from voxtral_jax.serving.room import Room
+from voxtral_jax.serving.scheduler import Scheduler
+from voxtral_jax.serving.settings import EngineSettings, Status
 from voxtral_jax.serving.talk import Talk
 from voxtral_jax.serving.warmup import warm_up
 from voxtral_jax.synthesis import Assembly
@@ -27,61 +30,6 @@ from voxtral_jax.voice import Voice
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """Sizes and limits; they fix every compiled shape and the memory.
-
-    Attributes:
-        slots: requests spoken side by side.
-        chunk_frames: frames made between two looks at the queue, from a few streams to all slots;
-            the first audio of a request is there after the fewest.
-        most_waiting: requests in the queue; more are refused.
-        longest_text: characters of a request.
-        longest_prompt: tokens of a voice prompt and one part of a text (64, 96, 128, 192, ...).
-        longest_part: seconds after which a part of a text is cut, if not before.
-        steps: of the flow that requests may ask for; empty is the model's own number alone.
-        admit_tokens: prompt tokens prefilled between two chunks, at least one prompt: running
-            streams wait for no more.
-    """
-
-    slots: int = 8
-    chunk_frames: tuple[int, ...] = (2, 8)
-    most_waiting: int = 64
-    longest_text: int = 10_000
-    longest_prompt: int = LONGEST_PROMPT
-    longest_part: float = 60.0
-    steps: tuple[int, ...] = ()
-    admit_tokens: int = 1024
-
-    def __post_init__(self) -> None:
-        numbers = (self.slots, self.most_waiting, self.longest_text, *self.chunk_frames)
-        if not self.chunk_frames or min(numbers) < 1 or max(self.chunk_frames) > 1024:
-            raise RequestError(
-                "slots, chunk_frames, most_waiting and longest_text must be 1 or more (chunks at "
-                f"most 1024), got {self!r}"
-            )
-
-
-@dataclass(frozen=True)
-class Status:
-    """What an engine is doing.
-
-    Attributes:
-        slots, busy: slots, and those in use.
-        waiting: requests in the queue.
-        frames: made since the start.
-        failures: of the device since the start.
-        alive: whether it takes requests.
-    """
-
-    slots: int
-    busy: int
-    waiting: int
-    frames: int
-    failures: int
-    alive: bool
 
 
 @dataclass(eq=False)

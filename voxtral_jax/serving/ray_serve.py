@@ -18,10 +18,11 @@ from ray import serve
 from ray.serve import Application
 
 from voxtral_jax.errors import ConfigError, problems_of
-from voxtral_jax.serving.engine import Engine, EngineSettings
+from voxtral_jax.serving.engine import Engine
 from voxtral_jax.serving.heaps import share_heaps
 from voxtral_jax.serving.http.app import create_app
 from voxtral_jax.serving.http.settings import ServerSettings
+from voxtral_jax.serving.settings import EngineSettings
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model

@@ -7,73 +7,25 @@ A line's chunks depend on the line alone, whoever shares the slots.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from voxtral_jax.buckets import bucket
-from voxtral_jax.decoder.generate import Requests
-from voxtral_jax.decoder.prompt import PromptBatch, batch_prompts
-from voxtral_jax.errors import TextError
 from voxtral_jax.flow import Sampler
+from voxtral_jax.serving.lines import Chunk, Line, batch
+from voxtral_jax.serving.room import Room
 from voxtral_jax.serving.slots import Voiced, admit, advance, open_slots
 from voxtral_jax.speech import FinishReason
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model
 
-LEAST_CACHE = 128
-"""Smallest key/value cache, in tokens."""
-LEAST_SPAN = 512
-"""Smallest part of the cache that frames look at, in tokens; it doubles up to the whole."""
-LONGEST_PROMPT, LONGEST_LINE = 1024, 750
-"""Tokens of a prompt and frames of a line that an engine has room for, unless told otherwise, and
-a batch-invariant model always."""
-
 Who = TypeVar("Who", bound=Hashable)
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """One sequence to speak.
-
-    Attributes:
-        ids: the prompt's token ids.
-        voice: `[N, D]`, the voice prompt.
-        seed: of noise and draws.
-        least_frames, most_frames: the speech may not end before, and is cut after.
-        guidance, noise_scale, temperature, top_p: see `voxtral_jax.decoder.generate.Requests`.
-    """
-
-    ids: list[int]
-    voice: Float[np.ndarray, "N D"]
-    seed: int
-    least_frames: int
-    most_frames: int
-    guidance: float
-    noise_scale: float
-    temperature: float
-    top_p: float
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """The next frames of one line.
-
-    Attributes:
-        samples: `[S]` float32.
-        codes: `[frames, K]` int32 (no offset).
-        finish_reason: None while the line goes on.
-    """
-
-    samples: Float[np.ndarray, " S"]
-    codes: Int[np.ndarray, "frames K"]
-    finish_reason: FinishReason | None
 
 
 @dataclass(eq=False)
@@ -85,72 +37,6 @@ class _Running(Generic[Who]):
     sampler: Sampler
     asked: int = 0
     taken: int = 0
-
-
-@dataclass(frozen=True)
-class Room:
-    """Sizes of the slots; they fix every compiled shape.
-
-    Attributes:
-        slots: lines side by side.
-        prompt: tokens of the longest prompt.
-        frames: of the longest line.
-        chunk: frames of the longest chunk.
-        invariant: compute the same shapes whoever is there: a line's codes are then the same, bit
-            for bit, with any others.
-    """
-
-    slots: int
-    prompt: int
-    frames: int
-    chunk: int
-    invariant: bool = False
-
-    @classmethod
-    def of(cls, lines: Sequence[Line], most_slots: int, chunk: int) -> Room:
-        """Room for these lines, in a few sizes."""
-        frames = bucket(max(line.most_frames for line in lines), chunk)
-        prompt = bucket(max(len(line.ids) for line in lines), LEAST_CACHE)
-        return cls(bucket(min(len(lines), most_slots)), prompt, frames, chunk)
-
-    @classmethod
-    def invariant_of(cls, slots: int, chunk: int) -> Room:
-        """The room of all lines, whichever these are."""
-        return cls(slots, LONGEST_PROMPT, LONGEST_LINE, chunk, invariant=True)
-
-    def check(self, lines: Iterable[Line], frame_rate: float) -> None:
-        """Raises TextError unless each line fits."""
-        for line in lines:
-            if len(line.ids) > self.prompt:
-                raise TextError(
-                    f"voice prompt and text take {len(line.ids)} tokens, there is room for "
-                    f"{self.prompt}; use a shorter reference"
-                )
-            if line.most_frames > self.frames:
-                raise TextError(
-                    f"a part of the text may take {line.most_frames / frame_rate:.0f} s, there is "
-                    f"room for {self.frames / frame_rate:.0f} s; add sentence ends or set "
-                    "max_seconds"
-                )
-
-    @property
-    def cache(self) -> int:
-        """Tokens of a slot's key/value cache."""
-        return self.prompt + self.frames
-
-    @property
-    def spans(self) -> list[int]:
-        """Parts of the cache that frames may look at, up to the whole."""
-        if self.invariant:
-            return [self.cache]
-        spans = [LEAST_SPAN]
-        while spans[-1] < self.cache:
-            spans.append(2 * spans[-1])
-        return [*spans[:-1], self.cache]
-
-    def span(self, tokens: int) -> int:
-        """How much of the cache to look at for sequences of up to so many tokens."""
-        return next((span for span in self.spans if span >= tokens), self.cache)
 
 
 class Scheduler(Generic[Who]):
@@ -290,21 +176,3 @@ class Scheduler(Generic[Who]):
             if done:
                 self._running[row] = None
         return chunks
-
-
-def batch(lines: Sequence[Line]) -> tuple[PromptBatch, Requests]:
-    """Prompts of lines, padded to one bucketed length, and what they ask for."""
-
-    def column(name: str, dtype: Any) -> Array:
-        return jnp.asarray([getattr(line, name) for line in lines], dtype)
-
-    requests = Requests(
-        seeds=column("seed", np.uint32),
-        guidance=column("guidance", np.float32),
-        noise_scale=column("noise_scale", np.float32),
-        temperature=column("temperature", np.float32),
-        top_p=column("top_p", np.float32),
-        least_frames=column("least_frames", np.int32),
-        most_frames=column("most_frames", np.int32),
-    )
-    return batch_prompts([line.ids for line in lines], [line.voice for line in lines]), requests

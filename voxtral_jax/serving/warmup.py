@@ -12,7 +12,9 @@ from voxtral_jax.cloning import voice_from_codes
 from voxtral_jax.codec.run import LEAST_FRAMES, MOST_FRAMES, encode_audio
 from voxtral_jax.decoder.prompt import LEAST_PROMPT
 from voxtral_jax.flow import Sampler
-from voxtral_jax.serving.scheduler import Line, Room, Scheduler
+from voxtral_jax.serving.lines import Line
+from voxtral_jax.serving.room import Room
+from voxtral_jax.serving.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model

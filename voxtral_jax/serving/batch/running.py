@@ -17,7 +17,8 @@ from voxtral_jax.errors import AudioError, CheckpointError, ClosedError, EngineE
 from voxtral_jax.serving.batch.jobs import Job
 from voxtral_jax.serving.batch.records import Journal, Result
 from voxtral_jax.serving.batch.voices import Voices
-from voxtral_jax.serving.engine import Engine, EngineSettings, Talk
+from voxtral_jax.serving.engine import Engine, Talk
+from voxtral_jax.serving.settings import EngineSettings
 from voxtral_jax.text.cleanup import MOST_CHARACTERS
 from voxtral_jax.voice import voice_files
 from voxtral_jax.watermark import embed

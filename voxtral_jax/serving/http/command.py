@@ -65,8 +65,9 @@ def serve(
             f"serving needs the package {error.name}: pip install voxtral-jax[serve]"
         ) from None
     from voxtral_jax import enable_compilation_cache, load_model
-    from voxtral_jax.serving.engine import Engine, EngineSettings
+    from voxtral_jax.serving.engine import Engine
     from voxtral_jax.serving.heaps import share_heaps
+    from voxtral_jax.serving.settings import EngineSettings
 
     share_heaps()
     settings = ServerSettings(

@@ -12,7 +12,7 @@ MEGABYTE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Options of the server; those of the engine are `voxtral_jax.serving.engine.EngineSettings`.
+    """Options of the server; those of the engine are `voxtral_jax.serving.settings.EngineSettings`.
 
     Attributes:
         name: of the model, in `/v1/models`.

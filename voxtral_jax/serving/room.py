@@ -1,0 +1,84 @@
+"""How much room slots have: sizes that fix every compiled shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from voxtral_jax.buckets import bucket
+from voxtral_jax.errors import TextError
+from voxtral_jax.serving.lines import Line
+
+LEAST_CACHE = 128
+"""Smallest key/value cache, in tokens."""
+LEAST_SPAN = 512
+"""Smallest part of the cache that frames look at, in tokens; it doubles up to the whole."""
+LONGEST_PROMPT, LONGEST_LINE = 1024, 750
+"""Tokens of a prompt and frames of a line that an engine has room for, unless told otherwise, and
+a batch-invariant model always."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Sizes of the slots; they fix every compiled shape.
+
+    Attributes:
+        slots: lines side by side.
+        prompt: tokens of the longest prompt.
+        frames: of the longest line.
+        chunk: frames of the longest chunk.
+        invariant: compute the same shapes whoever is there: a line's codes are then the same, bit
+            for bit, with any others.
+    """
+
+    slots: int
+    prompt: int
+    frames: int
+    chunk: int
+    invariant: bool = False
+
+    @classmethod
+    def of(cls, lines: Sequence[Line], most_slots: int, chunk: int) -> Room:
+        """Room for these lines, in a few sizes."""
+        frames = bucket(max(line.most_frames for line in lines), chunk)
+        prompt = bucket(max(len(line.ids) for line in lines), LEAST_CACHE)
+        return cls(bucket(min(len(lines), most_slots)), prompt, frames, chunk)
+
+    @classmethod
+    def invariant_of(cls, slots: int, chunk: int) -> Room:
+        """The room of all lines, whichever these are."""
+        return cls(slots, LONGEST_PROMPT, LONGEST_LINE, chunk, invariant=True)
+
+    def check(self, lines: Iterable[Line], frame_rate: float) -> None:
+        """Raises TextError unless each line fits."""
+        for line in lines:
+            if len(line.ids) > self.prompt:
+                raise TextError(
+                    f"voice prompt and text take {len(line.ids)} tokens, there is room for "
+                    f"{self.prompt}; use a shorter reference"
+                )
+            if line.most_frames > self.frames:
+                raise TextError(
+                    f"a part of the text may take {line.most_frames / frame_rate:.0f} s, there is "
+                    f"room for {self.frames / frame_rate:.0f} s; add sentence ends or set "
+                    "max_seconds"
+                )
+
+    @property
+    def cache(self) -> int:
+        """Tokens of a slot's key/value cache."""
+        return self.prompt + self.frames
+
+    @property
+    def spans(self) -> list[int]:
+        """Parts of the cache that frames may look at, up to the whole."""
+        if self.invariant:
+            return [self.cache]
+        spans = [LEAST_SPAN]
+        while spans[-1] < self.cache:
+            spans.append(2 * spans[-1])
+        return [*spans[:-1], self.cache]
+
+    def span(self, tokens: int) -> int:
+        """How much of the cache to look at for sequences of up to so many tokens."""
+        return next((span for span in self.spans if span >= tokens), self.cache)
