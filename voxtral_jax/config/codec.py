@@ -126,51 +126,47 @@ class CodecConfig:
     @property
     def encoder_stages(self) -> tuple[CodecStage, ...]:
         """Encoder stages: transformer at `window`, then the (strided) convolution."""
-        window = self.attn_sliding_window_size
-        lengths = self._list("encoder_transformer_lengths_str")
-        kernels = self._list("encoder_convs_kernels_str")
-        strides = self._list("encoder_convs_strides_str")
-        stages = []
-        for i, (n_layers, kernel, stride) in enumerate(zip(lengths, kernels, strides, strict=True)):
-            last = i == len(lengths) - 1
-            stages.append(
-                CodecStage(
-                    n_layers=n_layers,
-                    window=window,
-                    kernel=kernel,
-                    stride=stride,
-                    has_conv=last or kernel != 1 or stride != 1,
-                )
-            )
-            if stride > 1 and self.half_attn_window_upon_downsampling:
-                window //= 2
-        return tuple(stages)
+        windows = self._encoder_windows()
+        return self._stages("encoder", windows[:-1], always_conv=len(windows) - 2)
 
     @property
     def decoder_stages(self) -> tuple[CodecStage, ...]:
         """Decoder stages: the convolution (the first plain, the others transposed), then the
         transformer at `window`, which continues from the encoder's last and doubles upwards."""
-        window = self.attn_sliding_window_size
-        if self.half_attn_window_upon_downsampling:
-            for stride in self._list("encoder_convs_strides_str"):
-                window = window // 2 if stride > 1 else window
-        lengths = self._list("decoder_transformer_lengths_str")
-        kernels = self._list("decoder_convs_kernels_str")
-        strides = self._list("decoder_convs_strides_str")
-        stages = []
-        for i, (n_layers, kernel, stride) in enumerate(zip(lengths, kernels, strides, strict=True)):
-            if stride > 1 and self.half_attn_window_upon_downsampling:
-                window *= 2
-            stages.append(
-                CodecStage(
-                    n_layers=n_layers,
-                    window=window,
-                    kernel=kernel,
-                    stride=stride,
-                    has_conv=i == 0 or kernel != 1 or stride != 1,
-                )
+        window, windows = self._encoder_windows()[-1], []
+        for stride in self._list("decoder_convs_strides_str"):
+            window = window * 2 if self._rescales(stride) else window
+            windows.append(window)
+        return self._stages("decoder", windows, always_conv=0)
+
+    def _encoder_windows(self) -> list[int]:
+        """Window of each encoder stage, and the one behind the last."""
+        windows = [self.attn_sliding_window_size]
+        for stride in self._list("encoder_convs_strides_str"):
+            windows.append(windows[-1] // 2 if self._rescales(stride) else windows[-1])
+        return windows
+
+    def _rescales(self, stride: int) -> bool:
+        return stride > 1 and self.half_attn_window_upon_downsampling
+
+    def _stages(self, side: str, windows: list[int], always_conv: int) -> tuple[CodecStage, ...]:
+        """Stages of one side; that at `always_conv` has its convolution even if it is 1 to 1."""
+        lengths, kernels, strides = (
+            self._list(f"{side}_{part}_str")
+            for part in ("transformer_lengths", "convs_kernels", "convs_strides")
+        )
+        return tuple(
+            CodecStage(
+                n_layers=n_layers,
+                window=window,
+                kernel=kernel,
+                stride=stride,
+                has_conv=i == always_conv or kernel != 1 or stride != 1,
             )
-        return tuple(stages)
+            for i, (n_layers, window, kernel, stride) in enumerate(
+                zip(lengths, windows, kernels, strides, strict=True)
+            )
+        )
 
 
 def _integers(text: str, where: str) -> tuple[int, ...]:
