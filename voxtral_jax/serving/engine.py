@@ -76,7 +76,7 @@ class Engine:
         self._room = Room(settings.slots, prompt, most, max(self._chunks), invariant)
         own = config.flow.n_decoding_steps
         self._samplers = {
-            steps: Sampler("euler", steps, model.kernels) for steps in {own, *settings.steps}
+            steps: Options(steps=steps).sampler(model) for steps in {own, *settings.steps}
         }
         self._changed = threading.Condition()
         self._preparing = threading.Lock()
