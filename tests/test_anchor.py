@@ -27,7 +27,8 @@ from voxtral_jax.training.envelope import EnvelopeSettings, find_components
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings
-from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+from voxtral_jax.training.stages.codec import codec_task
+from voxtral_jax.training.stages.codec_settings import CodecSettings
 from voxtral_jax.training.state import gradients_of, split
 
 CONFIG = small_config()

@@ -46,7 +46,8 @@ from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings, load_settings
 from voxtral_jax.training.sources import source_config
 from voxtral_jax.training.spectrum import log_mel, mel_bands
-from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+from voxtral_jax.training.stages.codec import codec_task
+from voxtral_jax.training.stages.codec_settings import CodecSettings
 from voxtral_jax.training.stages.dpo import DpoSettings
 from voxtral_jax.training.stages.speech import SpeechSettings
 from voxtral_jax.training.state import split

@@ -31,7 +31,8 @@ from voxtral_jax.training.pitch import LATENTS, pitch_latents, pitch_loss
 from voxtral_jax.training.quantization import QuantizerSettings
 from voxtral_jax.training.recipe import CodecLosses, CodecTraining
 from voxtral_jax.training.settings import build_settings
-from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+from voxtral_jax.training.stages.codec import codec_task
+from voxtral_jax.training.stages.codec_settings import CodecSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
 from lock import FRAME, coloured, hiss, lock, main, minimum_phase, pulses

@@ -23,7 +23,7 @@ from voxtral_jax.training import stages
 from voxtral_jax.training.checkpoints import taken
 from voxtral_jax.training.distributed import Cluster, find_cluster
 from voxtral_jax.training.settings import load_settings
-from voxtral_jax.training.stages.codec import CodecSettings
+from voxtral_jax.training.stages.codec_settings import CodecSettings
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from voxtral_jax.training.loop import train
-from voxtral_jax.training.stages.codec import CodecSettings, codec_task
+from voxtral_jax.training.stages.codec import codec_task
+from voxtral_jax.training.stages.codec_settings import CodecSettings
 from voxtral_jax.training.stages.dpo import DpoSettings, dpo_task
 from voxtral_jax.training.stages.export import ExportSettings, export
 from voxtral_jax.training.stages.speech import SpeechSettings, speech_task

@@ -1,13 +1,12 @@
-"""`train.py codec`: settings and data."""
+"""`train.py codec`: its data, where it starts, and what it learns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from voxtral_jax.codec import encoder_names
 from voxtral_jax.config import CodecConfig
-from voxtral_jax.errors import CheckpointError, ConfigError
+from voxtral_jax.errors import CheckpointError
 from voxtral_jax.sharding import Rules
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
@@ -23,119 +22,20 @@ from voxtral_jax.training.data.broken import Unreadable, manifest_notes
 from voxtral_jax.training.data.crops import crop_batches
 from voxtral_jax.training.data.manifest import Manifest, read_manifest
 from voxtral_jax.training.data.utterances import Utterance
-from voxtral_jax.training.discriminator import WINDOWS, Discriminators, Kind
+from voxtral_jax.training.discriminator import Discriminators
 from voxtral_jax.training.distillation import make_distillation
 from voxtral_jax.training.encoding import encoder_loss
-from voxtral_jax.training.envelope import EnvelopeSettings, find_components, read_components
+from voxtral_jax.training.envelope import find_components, read_components
 from voxtral_jax.training.filterbank import FIRST, filter_weights
-from voxtral_jax.training.pitch import LATENTS
-from voxtral_jax.training.quantization import QuantizerSettings
-from voxtral_jax.training.recipe import FILTERS, CodecLosses, CodecTraining, Part
+from voxtral_jax.training.recipe import FILTERS, CodecTraining
 from voxtral_jax.training.reconstruction import codec_validation
-from voxtral_jax.training.settings import (
-    CheckpointSettings,
-    Count,
-    GuardSettings,
-    LogSettings,
-    MeshSettings,
-    Natural,
-    OptimizerSettings,
-    Positive,
-    RunSettings,
-    Share,
-)
 from voxtral_jax.training.sources import silent_layers, source_config, source_weights
+from voxtral_jax.training.stages.codec_settings import CodecSettings, latents_of_envelope
 from voxtral_jax.training.state import Path, gradients_of
 from voxtral_jax.training.task import Task
 
 NOBODY = Utterance(key="", audio="", texts=(), language="", speaker="")
 """Whose targets have the right shapes, and say nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropSettings:
-    """What the codec is trained on.
-
-    Attributes:
-        manifest: of recordings (`voxtral_jax.training.data.manifest`).
-        validation: another one; the first `logging.samples` of it are logged as audio.
-        batch_size: crops in a step, over all devices.
-        crop_seconds: of each.
-        validation_seconds: of each recording that validation looks at.
-        workers: processes that decode audio; 0 is threads of this one.
-        most_broken: share of the manifest that may be broken.
-    """
-
-    manifest: str
-    validation: str | None = None
-    batch_size: Count
-    crop_seconds: Positive = 2.0
-    validation_seconds: Positive = 8.0
-    workers: Natural = 0
-    most_broken: Share = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class CriticOptimizerSettings(OptimizerSettings):
-    """`OptimizerSettings`, whose defaults suit discriminators: naming one leaves the others."""
-
-    learning_rate: Positive = 1e-4
-    beta1: Share = 0.5
-    beta2: Share = 0.9
-    schedule: Literal["constant", "cosine", "wsd"] = "constant"
-    clip_norm: Positive = 10.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiscriminatorSettings:
-    """The discriminators: their kind, width, FFT sizes in samples, and their optimizer."""
-
-    kind: Kind = "bins"
-    channels: Count = 32
-    windows: tuple[Count, ...] = WINDOWS
-    optimizer: CriticOptimizerSettings = CriticOptimizerSettings()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillationSettings:
-    """What teaches the semantic code language.
-
-    Attributes:
-        kind: "whisper" (as published), "phonemes" (heard in each frame, where the manifest knows
-            when they are spoken), "characters" (CTC on transcripts), or "none".
-        targets: directory of Whisper targets (`scripts/whisper_targets.py`).
-    """
-
-    kind: Literal["whisper", "phonemes", "characters", "none"] = "characters"
-    targets: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CodecSettings:
-    """`codec.toml`.
-
-    Attributes:
-        params: `params.json` with the sizes, or a directory that has one.
-        start: model or run whose codec to start from.
-        part: what learns: "whole", or "encoder" or "decoder" alone, so that the codes of `start`
-            keep what they mean. The encoder alone learns by `envelope` and `losses.commitment`.
-    """
-
-    params: str
-    start: str | None = None
-    part: Part = "whole"
-    run: RunSettings
-    data: CropSettings
-    optimizer: OptimizerSettings
-    losses: CodecLosses = CodecLosses()
-    quantizer: QuantizerSettings = QuantizerSettings()
-    discriminators: DiscriminatorSettings = DiscriminatorSettings()
-    distillation: DistillationSettings = DistillationSettings()
-    envelope: EnvelopeSettings = EnvelopeSettings()
-    mesh: MeshSettings = MeshSettings()
-    checkpoints: CheckpointSettings = CheckpointSettings()
-    logging: LogSettings = LogSettings()
-    guard: GuardSettings = GuardSettings()
 
 
 def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
@@ -151,7 +51,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     codec, data = config.codec, settings.data
     crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
     distillation, critics = settings.distillation, settings.discriminators
-    envelope_latents = _checked(settings, codec)
+    envelope_latents = latents_of_envelope(settings, codec)
 
     characters = distillation.kind == "characters"
     manifest = (
@@ -256,38 +156,6 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         about={"stage": "codec", "params": config.to_dict()},
         notes=manifest_notes(manifest) if read_data else (),
     )
-
-
-def _checked(settings: CodecSettings, codec: CodecConfig) -> int:
-    """How many acoustic latents hold the envelope, of settings that go together.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    taught = settings.envelope
-    envelope_latents = codec.acoustic_dim - (LATENTS if taught.pitch > 0 else 0)
-    if envelope_latents < 1:
-        raise ConfigError(
-            f"envelope.pitch takes {LATENTS} acoustic latents, and the codec has "
-            f"{codec.acoustic_dim}; leave it 0"
-        )
-
-    for name, chosen in (
-        ("quantizer.anchored", settings.quantizer.anchored),
-        (f'part = "{settings.part}"', settings.part != "whole"),
-    ):
-        if chosen and settings.start is None:
-            raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
-    if settings.part == "encoder" and taught.weight == 0:
-        raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
-    if taught.fixed_filters and settings.start is None and not taught.used:
-        raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
-    learns = taught.weight > 0 and settings.part != "decoder"
-    if taught.anew and (settings.start is None or not learns):
-        raise ConfigError(
-            "envelope.anew is for runs with `start` whose encoder learns by envelope.weight"
-        )
-    return envelope_latents
 
 
 def _recordings(
