@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from serving import until
 
 import voxtral_jax as vx
@@ -27,6 +29,7 @@ from voxtral_jax.errors import (
 )
 from voxtral_jax.serving import scheduler
 from voxtral_jax.serving.engine import Engine
+from voxtral_jax.serving.room import chunk_size
 from voxtral_jax.serving.settings import EngineSettings
 from voxtral_jax.serving.talk import Talk
 
@@ -132,6 +135,23 @@ def test_chunks_come_as_they_are_made_in_threads_and_in_asyncio(engine: Engine) 
     for ours, theirs in zip([heard, chunks], [chunks, heard], strict=True):
         codes = np.concatenate([chunk.codes for chunk in ours])
         np.testing.assert_array_equal(codes, np.concatenate([chunk.codes for chunk in theirs]))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 64), min_size=1, max_size=4, unique=True).map(sorted),
+    loads=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
+    youngest=st.integers(0, 100),
+)
+def test_chunks_grow_with_the_load_and_no_listener_waits(
+    sizes: list[int], loads: list[float], youngest: int
+) -> None:
+    few, many = (chunk_size(sizes, load, youngest) for load in loads)
+    assert few in sizes
+    assert few <= many
+    # What is made next takes no longer to play than what the youngest has, after its first chunk.
+    assert many <= max(youngest, sizes[0])
+    assert chunk_size(sizes, 1.0, max(sizes)) == max(sizes)
+    assert chunk_size(sizes, 0.0, max(sizes)) == sizes[0]
 
 
 def test_a_cancelled_talk_leaves_its_slot_to_others(engine: Engine, model: Model) -> None:

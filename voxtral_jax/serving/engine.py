@@ -19,7 +19,7 @@ from voxtral_jax.decoder.prompt import LEAST_PROMPT
 from voxtral_jax.errors import BusyError, ClosedError, EngineError, RequestError, TextError
 from voxtral_jax.flow import Sampler
 from voxtral_jax.serving.lines import Chunk, Line
-from voxtral_jax.serving.room import Room
+from voxtral_jax.serving.room import Room, chunk_size
 from voxtral_jax.serving.scheduler import Scheduler
 from voxtral_jax.serving.settings import EngineSettings, Status
 from voxtral_jax.serving.talk import Talk
@@ -252,23 +252,12 @@ class Engine:
                 self._working[work.talk] = work
             if not work.talk.over:
                 budget -= self._start(scheduler, work)
-        for talk, chunk in scheduler.step(self._chunk_size()):
+        load = len(self._working) / self._room.slots
+        youngest = min((work.frames for work in self._working.values()), default=0)
+        for talk, chunk in scheduler.step(chunk_size(self._chunks, load, youngest)):
             self._frames += len(chunk.codes)
             if not talk.over:
                 self._hand_out(scheduler, self._working[talk], chunk)
-
-    def _chunk_size(self) -> int:
-        """Frames to make next: more the more slots are taken, but no talk waits for its audio.
-
-        While the next chunk is made, a listener plays what there is: a chunk is at most as long as
-        what the youngest talk has, which begins with the shortest.
-        """
-        load = len(self._working) / self._room.slots
-        most = self._chunks[min(len(self._chunks) - 1, int(load * len(self._chunks)))]
-        youngest = min((work.frames for work in self._working.values()), default=0)
-        return max(
-            [size for size in self._chunks if size <= min(most, youngest)], default=self._chunks[0]
-        )
 
     def _start(self, scheduler: Scheduler[Talk], work: _Work) -> int:
         """Gives the next line of a request a slot; returns the tokens that took."""

@@ -82,3 +82,18 @@ class Room:
     def span(self, tokens: int) -> int:
         """How much of the cache to look at for sequences of up to so many tokens."""
         return next((span for span in self.spans if span >= tokens), self.cache)
+
+
+def chunk_size(sizes: Sequence[int], load: float, youngest: int) -> int:
+    """Frames to make next: more the more slots are taken, but nobody waits for audio.
+
+    While the next chunk is made, a listener plays what there is: a chunk is at most as long as what
+    the youngest request has, which begins with the shortest.
+
+    Args:
+        sizes: to choose from, rising.
+        load: share of the slots that are taken.
+        youngest: fewest frames that a running request has been handed.
+    """
+    most = sizes[min(len(sizes) - 1, int(load * len(sizes)))]
+    return max([size for size in sizes if size <= min(most, youngest)], default=sizes[0])
