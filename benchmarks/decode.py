@@ -52,8 +52,7 @@ def main() -> None:
     dtype = computing_dtype(options.dtype)
     config = VoxtralConfig.load(options.params)
     steps = options.steps or config.flow.n_decoding_steps
-    kernels = options.kernels or default_kernels()
-    sampler = Sampler(options.solver, steps, kernels, config.guided_until)
+    sampler = Sampler(options.solver, steps, options.kernels or default_kernels())
     ceilings = measure(dtype)
     params = random_params(config, options.dtype)
     result = run(config, params, sampler, ceilings, options)
@@ -65,7 +64,6 @@ def main() -> None:
         "frames": options.frames,
         "solver": sampler.solver,
         "steps": sampler.steps,
-        "guided_steps": sampler.guided_steps,
         "kernels": sampler.kernels,
     }
     tell(result, options.out)

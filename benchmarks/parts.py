@@ -75,12 +75,10 @@ def part_costs(
     layers = count({k: v for k, v in flow.items() if k.startswith("layers")})
     small = count({k: flow[k] for k in ("input_projection", "acoustic_codebook_output")})
     condition, head = (count(flow[k]) for k in ("llm_projection", "semantic_codebook_output"))
-    each = len(SOLVERS[sampler.solver].offsets)
-    evaluations = sampler.steps * each
-    rows = (sampler.steps + sampler.guided_steps) * each
+    evaluations = sampler.steps * len(SOLVERS[sampler.solver].offsets)
     cache = 2 * config.n_layers * config.n_kv_heads * config.head_dim * tokens * batch
     attention = 4 * config.n_layers * config.n_heads * config.head_dim * tokens * batch
-    # Guidance doubles a step's rows; of three tokens the last layer asks for one.
+    # Guidance doubles the rows; of three tokens the last layer asks for one.
     share = (3 * (config.flow.n_layers - 1) + 1) / config.flow.n_layers
     return {
         "decode step": Cost(
@@ -88,7 +86,7 @@ def part_costs(
         ),
         "flow": Cost(
             sizes.weight * (condition + evaluations * (layers + small)),
-            2 * batch * (condition + rows * (layers * share + small)),
+            2 * batch * (condition + evaluations * 2 * (layers * share + small)),
         ),
         "semantic head": Cost(sizes.weight * head, 2 * batch * head),
     }

@@ -70,7 +70,6 @@ MISTAKES = [
     ((), "use_biases", True, r"use_biases: only false"),
     ((), "tokenizer", "words", r"tokenizer: expected 'tekken', 'bytes' or 'phonemes'"),
     ((), "head_dim", 15, r"head_dim must be even"),
-    ((), "guided_until", 1.5, r"guided_until must be from 0 to 1"),
     ((), "dim", -64, r"0 or more"),
     (CODEC, "encoder_convs_strides_str", "2,x", r"encoder_convs_strides_str: expected integers"),
     (CODEC, "encoder_convs_strides_str", "2,2", r"encoder's lists have different lengths"),

@@ -166,35 +166,6 @@ def test_the_guided_flow_ends_at_the_same_place(model, expected, solver, kernels
     assert_close(end, expected[f"acoustic.{solver}_cfg1.2"])
 
 
-@pytest.mark.parametrize("kernels", ["jnp", "interpret"])
-@pytest.mark.parametrize("solver", ["euler", "midpoint"])
-@pytest.mark.parametrize("until", [0.0, 0.5, 6 / 7, 1.0])
-def test_guidance_ends_when_it_is_told_to(model, expected, solver, kernels, until) -> None:
-    config, flow, steps = model.config, model.params["flow"], 7
-    hidden, x = expected["acoustic.h"], expected["acoustic.x"]
-
-    def velocity(x: np.ndarray, t: float, a: float) -> np.ndarray:
-        times = jnp.full(len(x), t)
-        _, with_hidden = FlowHead(config.audio).apply({"params": flow}, hidden, x, times)
-        _, without = FlowHead(config.audio).apply({"params": flow}, 0 * hidden, x, times)
-        return a * with_hidden + (1 - a) * without
-
-    end = x
-    for step in range(steps):
-        t, a = step / steps, 2.0 if step / steps < until else 1.0
-        if solver == "euler":
-            end = end + velocity(end, t, a) / steps
-        else:
-            half = end + velocity(end, t, a) / (2 * steps)
-            end = end + velocity(half, t + 0.5 / steps, a) / steps
-
-    sampler = Sampler(solver, steps, kernels, until)
-    table = time_table(flow, config.audio, sampler, jnp.float32)
-    guidance = jnp.full(len(x), 2.0)
-    found, _ = sample_flow(flow, config.audio, sampler, table, hidden, x, guidance)
-    assert_close(found, end)
-
-
 def start(model: Model, prompt: PromptBatch, frames: int) -> tuple[Generation, object]:
     return prefill(
         model.speaker,

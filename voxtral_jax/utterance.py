@@ -53,7 +53,7 @@ class Options:
     def sampler(self, model: Model) -> Sampler:
         """How the flow is integrated."""
         steps = model.config.flow.n_decoding_steps if self.steps is None else self.steps
-        return Sampler(self.solver, steps, model.kernels, model.config.guided_until)
+        return Sampler(self.solver, steps, model.kernels)
 
 
 @dataclass(frozen=True, eq=False)

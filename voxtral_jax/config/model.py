@@ -53,9 +53,6 @@ class VoxtralConfig:
     models)."""
     guidance: float = 1.2
     """Ours: of the flow, unless a request asks for another one; the released model's by default."""
-    guided_until: float = 1.0
-    """Ours: the flow's time at which its guidance ends (arXiv 2404.07724); 1 guides all of it, as
-    published."""
     noise_scale: float = 1.0
     """Ours: times the noise that the flow starts from, likewise; 1 is what it learned from."""
     part_seconds: float = PART_SECONDS
@@ -66,7 +63,6 @@ class VoxtralConfig:
         check(not self.use_biases, "use_biases: only false is supported")
         check(self.causal, "causal: only true is supported")
         check(0 <= self.guidance <= 20, "guidance must be from 0 to 20")
-        check(0 <= self.guided_until <= 1, "guided_until must be from 0 to 1")
         check(0 <= self.noise_scale <= 2, "noise_scale must be from 0 to 2")
         check(1 <= self.part_seconds <= 60, "part_seconds must be from 1 to 60")
         check(self.head_dim % 2 == 0, "head_dim must be even (rotary embedding turns pairs)")

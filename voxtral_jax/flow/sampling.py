@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -79,27 +77,17 @@ class Sampler:
         solver: a key of `SOLVERS`.
         steps: steps from t = 0 to t = 1.
         kernels: see `voxtral_jax.kernels`.
-        guided_until: time t at which guidance ends; steps that begin there or later follow the
-            condition alone. At 1 all are guided, as published.
     """
 
     solver: str = "euler"
     steps: int = 7
     kernels: str = "jnp"
-    guided_until: float = 1.0
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
             raise RequestError(f"solver {self.solver!r} is unknown; choose from {list(SOLVERS)}")
         if not isinstance(self.steps, int) or not 1 <= self.steps <= MOST_STEPS:
             raise RequestError(f"steps must be from 1 to {MOST_STEPS}, got {self.steps!r}")
-        if not 0 <= self.guided_until <= 1:
-            raise RequestError(f"guided_until must be from 0 to 1, got {self.guided_until!r}")
-
-    @property
-    def guided_steps(self) -> int:
-        """How many steps are guided, the first ones."""
-        return min(self.steps, math.ceil(self.steps * self.guided_until - 1e-6))
 
     def times(self) -> list[list[float]]:
         """Evaluation times, `[steps][evaluations per step]`."""
@@ -141,32 +129,26 @@ def sample_flow(
     dt = 1.0 / sampler.steps
     conditional = apply(head, params, hidden, method="condition")
     # Guidance is one more row for each sequence: the weights are read once for both.
-    both = jnp.concatenate([conditional, jnp.zeros_like(conditional)])
+    condition = jnp.concatenate([conditional, jnp.zeros_like(conditional)])
 
-    def velocity(x: Array, time_token: Array, condition: Array) -> Array:
-        times = jnp.broadcast_to(time_token, condition.shape)
-        return apply(head, params, x, times, condition, method="velocity")
-
-    def guided(x: Array, time_token: Array) -> Velocities:
-        found = velocity(jnp.concatenate([x, x]), time_token, both)
-        return found[: x.shape[0]], found[x.shape[0] :]
-
-    def free(x: Array, time_token: Array) -> Velocities:
-        # Where both are the same, guidance changes nothing.
-        found = velocity(x, time_token, conditional)
-        return found, found
+    def field(x: Array, time_token: Array) -> Velocities:
+        both = apply(
+            head,
+            params,
+            jnp.concatenate([x, x]),
+            jnp.broadcast_to(time_token, condition.shape),
+            condition,
+            method="velocity",
+        )
+        return both[: x.shape[0]], both[x.shape[0] :]
 
     def move(x: Array, velocities: Velocities, dt: float) -> Array:
         return ode_step(x, *velocities, guidance, dt, sampler.kernels)
 
-    def step(field: Field, x: Array, time_tokens: Array) -> tuple[Array, None]:
+    def step(x: Array, time_tokens: Array) -> tuple[Array, None]:
         return move(x, solver.direction(field, move, x, time_tokens, dt), dt), None
 
-    x = noise.astype(jnp.float32)
-    count = sampler.guided_steps
-    x, _ = jax.lax.scan(partial(step, guided), x, table[: min(count, sampler.steps - 1)])
-    x, _ = jax.lax.scan(partial(step, free), x, table[count:-1])
-    last = guided if count == sampler.steps else free
-    velocities = solver.direction(last, move, x, table[-1], dt)
+    x, _ = jax.lax.scan(step, noise.astype(jnp.float32), table[:-1])
+    last = solver.direction(field, move, x, table[-1], dt)
     levels = config.acoustic_codebook_size
-    return ode_last_step(x, *velocities, guidance, dt, levels, sampler.kernels)
+    return ode_last_step(x, *last, guidance, dt, levels, sampler.kernels)
