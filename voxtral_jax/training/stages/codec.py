@@ -30,7 +30,11 @@ from voxtral_jax.training.filterbank import FIRST, filter_weights
 from voxtral_jax.training.recipe import FILTERS, CodecTraining
 from voxtral_jax.training.reconstruction import codec_validation
 from voxtral_jax.training.sources import silent_layers, source_config, source_weights
-from voxtral_jax.training.stages.codec_settings import CodecSettings, latents_of_envelope
+from voxtral_jax.training.stages.codec_settings import (
+    CodecSettings,
+    check_together,
+    envelope_latents,
+)
 from voxtral_jax.training.state import Path, gradients_of
 from voxtral_jax.training.task import Task
 
@@ -51,7 +55,7 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
     codec, data = config.codec, settings.data
     crop = frames_of(codec, data.crop_seconds) * codec.frame_samples
     distillation, critics = settings.distillation, settings.discriminators
-    envelope_latents = latents_of_envelope(settings, codec)
+    check_together(settings, codec)
 
     characters = distillation.kind == "characters"
     manifest = (
@@ -130,7 +134,8 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
             else:
                 # All of them in every process, so that all find the same.
                 count = -(-settings.envelope.crops // data.batch_size)
-                found = find_components(islice(batches((0, 1)), count), codec, envelope_latents)
+                latents = envelope_latents(settings.envelope, codec)
+                found = find_components(islice(batches((0, 1)), count), codec, latents)
             loaded |= {("envelope", name): leaf for name, leaf in found.items()}
         return loaded
 

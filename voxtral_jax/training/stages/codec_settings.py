@@ -112,20 +112,19 @@ class CodecSettings:
     guard: GuardSettings = GuardSettings()
 
 
-def latents_of_envelope(settings: CodecSettings, codec: CodecConfig) -> int:
-    """How many acoustic latents hold the envelope, of settings that go together.
+def envelope_latents(envelope: EnvelopeSettings, codec: CodecConfig) -> int:
+    """How many acoustic latents hold the envelope, the first ones; the last may hold the pitch."""
+    return codec.acoustic_dim - (LATENTS if envelope.pitch > 0 else 0)
 
-    Raises:
-        ConfigError: they do not.
-    """
+
+def check_together(settings: CodecSettings, codec: CodecConfig) -> None:
+    """Raises ConfigError unless the settings go together, and with the codec."""
     taught = settings.envelope
-    latents = codec.acoustic_dim - (LATENTS if taught.pitch > 0 else 0)
-    if latents < 1:
+    if envelope_latents(taught, codec) < 1:
         raise ConfigError(
             f"envelope.pitch takes {LATENTS} acoustic latents, and the codec has "
             f"{codec.acoustic_dim}; leave it 0"
         )
-
     for name, chosen in (
         ("quantizer.anchored", settings.quantizer.anchored),
         (f'part = "{settings.part}"', settings.part != "whole"),
@@ -141,4 +140,3 @@ def latents_of_envelope(settings: CodecSettings, codec: CodecConfig) -> int:
         raise ConfigError(
             "envelope.anew is for runs with `start` whose encoder learns by envelope.weight"
         )
-    return latents
