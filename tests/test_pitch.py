@@ -35,7 +35,8 @@ from voxtral_jax.training.stages.codec import codec_task
 from voxtral_jax.training.stages.codec_settings import CodecSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
-from lock import FRAME, coloured, hiss, lock, main, minimum_phase, pulses
+from lock import coloured, lock, main
+from vocoder import FRAME, hiss, minimum_phase, pulses
 
 CODEC = small_config().codec
 LEVELS = 21

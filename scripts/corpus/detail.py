@@ -1,0 +1,149 @@
+"""Learns to find in codes what they leave out, as far as it follows from them.
+
+    python scripts/corpus/detail.py "corpus/locked/lines-*.jsonl" corpus/detail.safetensors
+    python scripts/corpus/lock.py data/nano/train corpus/told --detail corpus/detail.safetensors
+
+From recordings, the spectra that WORLD finds in them, and the codes that they have exactly: goals
+that a decoder can know, where those of `lock.py` alone have detail that no code names. The manifest
+is one of `lock.py`; 15 min for 9 h on two cores.
+"""
+
+from __future__ import annotations
+
+import glob
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import typer
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Bool, Float
+from safetensors.numpy import save_file
+from telling import (
+    COMPONENTS,
+    PARAMS,
+    Detail,
+    ahead,
+    latents_of,
+    silence_after,
+    spectra_of,
+    with_context,
+)
+from vocoder import FRAME
+from world import find_pitch, find_power
+
+from voxtral_jax.audio import read_audio, to_mono
+from voxtral_jax.config import CodecConfig, VoxtralConfig
+from voxtral_jax.errors import DataError
+from voxtral_jax.files import read_lines, replacing
+from voxtral_jax.parameters import Params
+from voxtral_jax.progress import followed
+from voxtral_jax.training.envelope import read_components
+
+BATCH, STEPS, LEARNING_RATE = 1024, 2200, 1e-3
+"""Frames in a step; the rate falls as a cosine."""
+VOICE = 0.03
+"""Weight of the loss of voices, next to the distance of spectra."""
+
+
+def heard(
+    line: dict[str, Any], folder: Path
+) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, "T spectra bands"], Bool[np.ndarray, "T N"]]:
+    """A recording, the spectra (float16) of its frames and which of them have a voice."""
+    sound, _ = read_audio(folder / line["audio"])
+    samples = to_mono(sound)
+    frames = len(line["pitch"])
+    if not 0 <= frames * FRAME - len(samples) < FRAME:
+        raise DataError(f"'pitch' of {line['audio']} in {folder} is not of {len(samples)} samples")
+    padded = np.pad(samples, (0, frames * FRAME - len(samples)))
+    pitch = find_pitch(padded)
+    spectra = spectra_of(find_power(padded, pitch))
+    return samples, ahead(spectra).astype(np.float16), ahead(pitch > 0)
+
+
+def gather(
+    files: list[Path], config: CodecConfig, components: Params, workers: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents with those before (float16), spectra (float16) and voices of all frames."""
+    lines = [(line, file.parent) for file in files for line in read_lines(file)]
+    if not lines:
+        raise DataError(f"no recordings in {[str(file) for file in files]}")
+    latents, spectra, voiced = [], [], []
+    # Threads of JAX do not outlive a fork.
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        found = pool.map(heard, *zip(*lines, strict=True), chunksize=8)
+        for (line, _), (samples, *rest) in zip(
+            lines, followed(found, "recordings heard", len(lines)), strict=True
+        ):
+            ends = np.asarray(line["pitch"])
+            made = latents_of(samples, silence_after(ends), config, components)[: len(ends)]
+            latents.append(made.astype(np.float16))
+            for kept, one in zip((spectra, voiced), rest, strict=True):
+                kept.append(one)
+    every = with_context(np.concatenate(latents), [len(one) for one in latents])
+    return every, np.concatenate(spectra), np.concatenate(voiced)
+
+
+def loss(
+    params: Params,
+    latents: Float[Array, "B context A"],
+    spectra: Float[Array, "B spectra bands"],
+    voiced: Float[Array, "B spectra"],
+) -> tuple[Array, Array]:
+    """Distance of spectra and what is wrong about voices, weighed; and the distance alone."""
+    found, logits = Detail().apply({"params": params}, latents)
+    apart = jnp.mean(jnp.abs(found - spectra))
+    return apart + VOICE * jnp.mean(optax.sigmoid_binary_cross_entropy(logits, voiced)), apart
+
+
+def learn(
+    latents: np.ndarray, spectra: np.ndarray, voiced: np.ndarray, steps: int, seed: int = 0
+) -> tuple[Params, float]:
+    """Parameters of `Detail` learned from all frames, and the mean distance of the last tenth."""
+    rows = np.random.default_rng(seed)
+    params = Detail().init(jax.random.key(seed), jnp.zeros((1, *latents.shape[1:])))["params"]
+    some = rows.choice(len(spectra), min(len(spectra), 20 * BATCH), replace=False)
+    params["plain"]["bias"] = jnp.asarray(spectra[some].mean(axis=0, dtype=np.float32).reshape(-1))
+    optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+
+    @jax.jit
+    def step(params: Params, state: optax.OptState, *batch: Array) -> tuple[Any, ...]:
+        (_, apart), gradient = jax.value_and_grad(loss, has_aux=True)(params, *batch)
+        change, state = optimizer.update(gradient, state)
+        return optax.apply_updates(params, change), state, apart
+
+    state, distances = optimizer.init(params), []
+    for _ in followed(range(steps), "steps", steps):
+        at = rows.integers(0, len(spectra), BATCH)
+        batch = (x[at].astype(np.float32) for x in (latents, spectra, voiced))
+        params, state, apart = step(params, state, *batch)
+        distances.append(float(apart))
+    return params, float(np.mean(distances[-max(1, steps // 10) :]))
+
+
+def main(
+    manifest: Annotated[str, typer.Argument(help="of lock.py; a pattern of several")],
+    out: Annotated[Path, typer.Argument(help="file to write")],
+    params: Annotated[Path, typer.Option(help="sizes of the model")] = PARAMS,
+    components: Annotated[Path, typer.Option(help="of its codec's latents")] = COMPONENTS,
+    workers: Annotated[int, typer.Option(min=1)] = 2,
+    steps: Annotated[int, typer.Option(min=1)] = STEPS,
+) -> None:
+    """Learns from all recordings, and writes one file."""
+    config = VoxtralConfig.load(params).codec
+    basis = read_components(components, config)
+    files = [Path(file) for file in sorted(glob.glob(manifest))]
+    learned, apart = learn(*gather(files, config, basis, workers), steps)
+    network = flatten_dict({"network": learned}, sep=".")
+    with replacing(out) as temporary:
+        save_file(basis | {name: np.asarray(x) for name, x in network.items()}, temporary)
+    print(f"{out}: spectra are {20 * apart:.2f} dB from WORLD's")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,119 @@
+"""Speech from spectral envelopes and the pitch at the ends of frames, sample by sample.
+
+Between the ends of the codec's frames of 80 ms pitch goes from one to the other in a whole number
+of cycles. Pulses have the envelope's minimum phase. There is as much noise as speech has on
+average, the same in every frame. Nothing is drawn: every sample follows from what is given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Complex, Float
+
+RATE, FRAME = 24_000, 1920
+"""Samples a second, and in a frame of the codec."""
+HOP, WINDOW, FFT = 120, 480, 1024
+"""Samples between two spectra, in one, and with room for the envelope's echo."""
+SPECTRA = FRAME // HOP
+"""In each frame."""
+HERTZ = np.arange(FFT // 2 + 1) * RATE / FFT
+"""Of each bin of a spectrum."""
+LOWEST = 70.0
+"""Hz of the lowest pitch."""
+MORE = 0.75
+"""Of a cycle, that makes one more of a frame. Not half of one: where speech is made whose pitches
+are all whole numbers of cycles, half of the means of two would be undecided."""
+NOISE = np.array(
+    [
+        (0, 0.04),
+        (1700, 0.07),
+        (2250, 0.13),
+        (2900, 0.36),
+        (3400, 0.5),
+        (4500, 0.56),
+        (6000, 0.69),
+        (9000, 0.75),
+        (12000, 1.0),
+    ]
+)
+"""Share of noise (of amplitude) in voiced speech at some Hz: WORLD's mean over 17 minutes."""
+NOISE_SEED = 7
+"""Of the phases of the noise."""
+
+
+def pulses(ends: Float[np.ndarray, " frames"]) -> Float[np.ndarray, " S"]:
+    """Pulses with all harmonics, of power 1, whose pitch goes from one end of a frame to the other.
+
+    Each frame has a whole number of cycles, and begins and ends between two pulses: all of them
+    follow from pitch at its ends, as in sinusoidal models (McAulay and Quatieri 1986). Without a
+    voice before, pitch is from the first what it is at the end.
+    """
+    last = np.maximum(ends, LOWEST) * FRAME / RATE
+    before = np.where(np.append(0, ends[:-1]) > 0, np.append(0, last[:-1]), last)
+    mean = (before + last) / 2
+    missing = np.floor(mean + MORE) - mean
+    u = np.arange(FRAME) / FRAME
+    first, change, missing = (x[:, None] for x in (before, last - before, missing))
+    turns = first * u + change * u**2 / 2 + missing * (3 * u**2 - 2 * u**3)
+    speed = first + change * u + 6 * missing * u * (1 - u)
+    harmonics = np.maximum(1, FRAME / 2 // speed.max(axis=1, keepdims=True))
+    # The sum of cosines of all harmonics, half a turn on; it is `harmonics` at a pulse.
+    angles = np.pi * (turns + 0.5)
+    below = np.sin(angles)
+    pulse = np.abs(below) < 1e-6
+    ratio = np.sin((2 * harmonics + 1) * angles) / np.where(pulse, 1, below)
+    made = np.where(pulse, harmonics, (ratio - 1) / 2)
+    return (made * np.sqrt(2 / harmonics)).reshape(-1)
+
+
+def hiss() -> Float[np.ndarray, " frame"]:
+    """Noise of power 1 with all harmonics of a frame alike: as often as it is played, it is white.
+
+    One that is new in each frame could not be learned, and a decoder has nothing to draw it from.
+    """
+    phases = np.random.default_rng(NOISE_SEED).uniform(0, 2 * np.pi, FRAME // 2 + 1)
+    phases[[0, -1]] = 0
+    return np.fft.irfft(np.exp(1j * phases), FRAME) * np.sqrt(FRAME)
+
+
+def minimum_phase(power: Float[np.ndarray, "N bins"]) -> Complex[np.ndarray, "N bins"]:
+    """Numbers of absolute value 1: phases with which spectra sound as soon as they can."""
+    cepstra = np.fft.irfft(np.log(np.maximum(power, 1e-16)) / 2, FFT, axis=1)
+    later = np.zeros(FFT)
+    later[[0, FFT // 2]] = 1
+    later[1 : FFT // 2] = 2
+    return np.exp(1j * np.fft.rfft(cepstra * later, axis=1).imag)
+
+
+def vocode(
+    power: Float[np.ndarray, "N bins"],
+    voiced: Float[np.ndarray, " N"],
+    ends: Float[np.ndarray, " frames"],
+) -> Float[np.ndarray, " S"]:
+    """Plays power spectra, one every 5 ms, those of the first and the last sample included.
+
+    Args:
+        power: of each; N is `frames * SPECTRA + 1`.
+        voiced: 0 to 1; what is less than 1 is noise.
+        ends: Hz at the end of each frame; where it is 0, there is noise alone.
+    """
+    frames, count = len(ends), len(power)
+    spoken_in = ends[np.minimum(np.arange(count) // SPECTRA, frames - 1)] > 0
+    padded = np.pad(voiced * spoken_in, 1, mode="edge")
+    smooth = np.convolve(padded, [0.25, 0.5, 0.25], "valid")
+    tone = smooth[:, None] * (1 - np.interp(HERTZ, NOISE[:, 0], NOISE[:, 1]) ** 2)
+
+    taper = np.sqrt(np.hanning(WINDOW + 1)[:-1])
+    places = np.arange(count)[:, None] * HOP + np.arange(WINDOW)
+    spoken, hissed = (
+        np.fft.rfft(np.pad(x, (WINDOW // 2, WINDOW))[places] * taper, FFT)
+        for x in (pulses(ends), np.tile(hiss(), frames))
+    )
+    spoken *= np.sqrt(tone) * minimum_phase(power)
+    made = np.fft.irfft(np.sqrt(power) * (spoken + np.sqrt(1 - tone) * hissed), FFT)
+    # The envelope of noise has no phase: its echo lies on both sides of the window.
+    made = np.roll(made, (FFT - WINDOW) // 2, axis=1)
+    out = np.zeros((count - 1) * HOP + FFT)
+    for place, piece in enumerate(made):
+        out[place * HOP : place * HOP + FFT] += piece
+    return out[FFT // 2 : FFT // 2 + frames * FRAME]

@@ -1,0 +1,132 @@
+"""What codes tell of a recording: learned from some, and played without looking ahead."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small import hum, write_recordings
+
+from voxtral_jax.config import VoxtralConfig
+from voxtral_jax.errors import CheckpointError, DataError
+from voxtral_jax.files import read_lines
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
+import detail
+import lock
+import telling
+from telling import BANDS, COMPONENTS, CONTEXT, MELS, PARAMS, Detail, Teller, with_context
+from vocoder import FFT, FRAME, HERTZ, SPECTRA, WINDOW
+
+CODEC = VoxtralConfig.load(PARAMS).codec
+LATENTS = CODEC.acoustic_dim
+
+
+@pytest.fixture(scope="module")
+def teller() -> Teller:
+    """One that finds something, if nothing that anybody said."""
+    params = Detail().init(jax.random.key(0), jnp.zeros((1, CONTEXT, LATENTS)))["params"]
+    drawn = np.random.default_rng(0)
+    last = params["Dense_3"]
+    last["kernel"] = jnp.asarray(0.02 * drawn.standard_normal(last["kernel"].shape), jnp.float32)
+    params["plain"]["bias"] = jnp.full_like(params["plain"]["bias"], -1.5)
+    return Teller(CODEC, telling.read_components(COMPONENTS, CODEC), params)
+
+
+def test_what_is_told_depends_on_nothing_that_comes_after(teller: Teller) -> None:
+    first, other = hum(0.96, 150, 0), hum(0.96, 190, 1)
+    ends = np.full(12, 150.0)
+    changed = np.concatenate([first[: 8 * FRAME], other[8 * FRAME :]])
+    told, again = teller.tell(first, ends), teller.tell(changed, ends)
+    assert told.shape == first.shape
+    assert np.std(told) > 0
+    # The last window of the eighth frame hears 11 ms of the ninth; noise echoes on both sides.
+    before = 7 * FRAME - (FFT - WINDOW) // 2
+    assert np.abs(told - again)[:before].max() < 1e-3 * np.std(told)
+    assert np.abs(told - again)[8 * FRAME :].max() > 1e-3
+
+
+def test_a_frame_hears_those_before_it_in_its_own_recording() -> None:
+    latents = np.arange(1, 6, dtype=np.float32)[:, None]
+    heard = with_context(latents, [3, 2])[..., 0]
+    assert heard.shape == (5, CONTEXT)
+    np.testing.assert_array_equal(heard[2, -4:], [0, 1, 2, 3])
+    np.testing.assert_array_equal(heard[3, -3:], [0, 0, 4])
+    np.testing.assert_array_equal(heard[4, -3:], [0, 4, 5])
+
+
+def test_spectra_are_played_as_they_were_found() -> None:
+    # A spectrum that is a straight line between the bands comes back; one under the floor does not.
+    logs = np.interp(HERTZ, [0, 12_000], [0, -2.0])
+    found = telling.spectra_of(np.stack([10 ** (2 * logs), np.zeros_like(logs)]))
+    np.testing.assert_allclose(found[0], np.interp(MELS, HERTZ, logs), atol=1e-6)
+    np.testing.assert_allclose(found[1], telling.FLOOR)
+    rows = np.arange(3 * SPECTRA + 1)
+    told = telling.ahead(rows)
+    assert told.shape == (3, SPECTRA)
+    np.testing.assert_array_equal(told[0], np.arange(2, 18))
+    np.testing.assert_array_equal(told[-1, -2:], rows[-1])
+    played = telling.play(
+        np.full((3, SPECTRA, BANDS), -1.0), np.ones((3, SPECTRA)), np.full(3, 150)
+    )
+    assert played.shape == (3 * FRAME,)
+
+
+def test_sharpening_raises_peaks_and_leaves_what_is_even() -> None:
+    even = np.full((2, BANDS), -1.0)
+    np.testing.assert_allclose(telling.sharpened(even), even)
+    peak = even.copy()
+    peak[:, 40] = 0
+    made = telling.sharpened(peak)
+    assert np.all(made[:, 40] > 0.5)
+    assert np.all(made[:, 38] < -1)
+
+
+def test_the_spectra_of_recordings_are_learned_and_played(tmp_path: Path) -> None:
+    pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
+    manifest = write_recordings(tmp_path / "audio", count=3, seconds=1.28)
+    locked, out = tmp_path / "locked", tmp_path / "detail.safetensors"
+    lock.main(str(manifest), locked)
+    lines = str(locked / "lines-*.jsonl")
+    config, basis = CODEC, telling.read_components(COMPONENTS, CODEC)
+    every = detail.gather([locked / "lines-0-of-1.jsonl"], config, basis, 1)
+    frames = len(every[0])
+    assert {len(x) for x in every} == {frames}
+    assert every[0].shape[1:] == (CONTEXT, LATENTS)
+    assert every[1].shape[1:] == (SPECTRA, BANDS)
+    _, first = detail.learn(*every, steps=1)
+    detail.main(lines, out, workers=1, steps=40)
+    learned = Teller.load(out, config)
+    found, _ = Detail().apply({"params": learned.params}, every[0].astype(np.float32))
+    assert np.mean(np.abs(found - every[1])) < 0.5 * first
+    told, pitch = lock.lock(hum(1.28, 150, 0), learned)
+    plain, same = lock.lock(hum(1.28, 150, 0))
+    np.testing.assert_array_equal(pitch, same)
+    assert told.shape == plain.shape
+    lock.main(str(manifest), tmp_path / "told", detail=out)
+    lines_told = read_lines(tmp_path / "told" / "lines-0-of-1.jsonl")
+    assert len(lines_told) == 3
+    for name in (line["goal"] for line in lines_told):
+        assert (tmp_path / "told" / name).read_bytes() != (locked / name).read_bytes()
+
+
+def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    save_file({"mean": np.zeros(3, np.float32)}, file)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors is no file of env"):
+        Teller.load(file, CODEC)
+    with pytest.raises(DataError, match="no recordings"):
+        detail.main(str(tmp_path / "*.jsonl"), file)
+
+
+def test_a_recording_that_is_not_as_long_as_its_pitch_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
+    write_recordings(tmp_path, count=1, seconds=1.28)
+    (file,) = tmp_path.glob("*.wav")
+    with pytest.raises(DataError, match=f"'pitch' of {file.name}"):
+        detail.heard({"audio": file.name, "pitch": [100.0]}, tmp_path)
