@@ -11,17 +11,21 @@ python=${PYTHON:-python}
 data=${DATA:-data/nano}
 runs=${RUNS:-runs/nano}
 
-# What the codec is to give back; needs pyworld, of scripts/corpus/requirements.txt.
+# What the encoder is to hear, and what of it follows from codes: that the decoder is to give back.
+# Needs pyworld, of scripts/corpus/requirements.txt.
 lock() {
-    $python scripts/corpus/lock.py "$1" "$runs/locked/$2"
+    $python scripts/corpus/lock.py "$data/train" "$runs/$1/train" "${@:2}"
+    $python scripts/corpus/lock.py "$data/validation" "$runs/$1/validation" "${@:2}"
+    if [[ -n ${MORE:-} ]]; then
+        $python scripts/corpus/lock.py "$MORE" "$runs/$1/train-more" "${@:2}"
+    fi
 }
-lock "$data/train" train
-lock "$data/validation" validation
-if [[ -n ${MORE:-} ]]; then
-    lock "$MORE" train-more
-fi
+lock locked
 train="$runs/locked/train*/lines-*.jsonl"
 validation="$runs/locked/validation/lines-*.jsonl"
+detail="$runs/detail.safetensors"
+[[ -e $detail ]] || $python scripts/corpus/detail.py "$train" "$detail"
+lock told --detail "$detail"
 
 # Overrides are words on purpose.
 # shellcheck disable=SC2086
@@ -32,7 +36,8 @@ $python train.py codec --config configs/nano/encoder.toml start="$runs/codec" ru
     data.manifest="$train" data.validation="$validation" ${ENCODER:-}
 # shellcheck disable=SC2086
 $python train.py codec --config configs/nano/decoder.toml start="$runs/encoder" run.out="$runs/decoder" \
-    data.manifest="$train" data.validation="$validation" ${DECODER:-}
+    data.manifest="$runs/told/train*/lines-*.jsonl" \
+    data.validation="$runs/told/validation/lines-*.jsonl" ${DECODER:-}
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/encoder" \
         manifest="$1" out="$runs/codes/$2" most_broken=1.0 exact=true "${@:3}"
