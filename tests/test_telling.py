@@ -120,6 +120,8 @@ def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
     save_file({"mean": np.zeros(3, np.float32)}, file)
     with pytest.raises(CheckpointError, match=r"other\.safetensors is no file of env"):
         Teller.load(file, CODEC)
+    with pytest.raises(CheckpointError, match="components alone, no network"):
+        Teller.load(COMPONENTS, CODEC)
     with pytest.raises(DataError, match="no recordings"):
         detail.main(str(tmp_path / "*.jsonl"), file)
 

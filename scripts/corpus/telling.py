@@ -23,6 +23,7 @@ from vocoder import FRAME, HERTZ, RATE, SPECTRA, vocode
 
 from voxtral_jax.checkpoint.weights import read_tensors
 from voxtral_jax.config import CodecConfig
+from voxtral_jax.errors import CheckpointError
 from voxtral_jax.kernels.fsq import code_values
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.envelope import read_components
@@ -97,8 +98,11 @@ class Teller:
         Raises:
             CheckpointError: it cannot be read, or is of another codec.
         """
-        tensors = {tuple(name.split(".")): x for name, x in read_tensors(file).items()}
-        return cls(config, read_components(file, config), unflatten_dict(tensors)["network"])
+        components = read_components(file, config)
+        tensors = unflatten_dict(read_tensors(file), sep=".")
+        if "network" not in tensors:
+            raise CheckpointError(f"{file} has components alone, no network: detail.py writes both")
+        return cls(config, components, tensors["network"])
 
     def tell(
         self, samples: Float[np.ndarray, " S"], ends: Float[np.ndarray, " frames"]
