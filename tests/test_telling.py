@@ -102,7 +102,7 @@ def test_the_spectra_of_recordings_are_learned_and_played(tmp_path: Path) -> Non
     _, first = detail.learn(*every, steps=1)
     detail.main(lines, out, workers=1, steps=40)
     learned = Teller.load(out, config)
-    found, _ = Detail().apply({"params": learned.params}, every[0].astype(np.float32))
+    found, _ = telling.find(learned.params, every[0].astype(np.float32))
     assert np.mean(np.abs(found - every[1])) < 0.5 * first
     told, pitch = lock.lock(hum(1.28, 150, 0), learned)
     plain, same = lock.lock(hum(1.28, 150, 0))

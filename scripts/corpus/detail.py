@@ -29,6 +29,7 @@ from telling import (
     PARAMS,
     Detail,
     ahead,
+    find,
     latents_of,
     silence_after,
     spectra_of,
@@ -73,7 +74,9 @@ def gather(
     lines = [(line, file.parent) for file in files for line in read_lines(file)]
     if not lines:
         raise DataError(f"no recordings in {[str(file) for file in files]}")
-    latents, spectra, voiced = [], [], []
+    latents: list[np.ndarray] = []
+    spectra: list[np.ndarray] = []
+    voiced: list[np.ndarray] = []
     # Threads of JAX do not outlive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         found = pool.map(heard, *zip(*lines, strict=True), chunksize=8)
@@ -96,7 +99,7 @@ def loss(
     voiced: Float[Array, "B spectra"],
 ) -> tuple[Array, Array]:
     """Distance of spectra and what is wrong about voices, weighed; and the distance alone."""
-    found, logits = Detail().apply({"params": params}, latents)
+    found, logits = find(params, latents)
     apart = jnp.mean(jnp.abs(found - spectra))
     return apart + VOICE * jnp.mean(optax.sigmoid_binary_cross_entropy(logits, voiced)), apart
 

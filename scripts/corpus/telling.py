@@ -25,6 +25,7 @@ from voxtral_jax.checkpoint.weights import read_tensors
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.kernels.fsq import code_values
+from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.training.envelope import read_components
 from voxtral_jax.training.pitch import exact_codes
@@ -115,14 +116,16 @@ class Teller:
         """
         ends = silence_after(ends)
         latents = latents_of(samples, ends, self.config, self.components)
-        spectra, logits = _find(self.params, with_context(latents, [len(latents)]))
+        spectra, logits = find(self.params, with_context(latents, [len(latents)]))
         made = play(sharpened(np.asarray(spectra)), 1 / (1 + np.exp(-np.asarray(logits))), ends)
         return np.clip(made[: len(samples)] * LOUDNESS, -1, 1).astype(np.float32)
 
 
 @jax.jit
-def _find(params: Params, latents: Float[Array, "B context A"]) -> tuple[Array, Array]:
-    return Detail().apply({"params": params}, latents)
+def find(params: Params, latents: Float[Array, "B context A"]) -> tuple[Array, Array]:
+    """Spectra and logits of voices that `Detail` finds."""
+    found: tuple[Array, Array] = apply(Detail(), params, latents)
+    return found
 
 
 def latents_of(
