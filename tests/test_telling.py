@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from small import hum, write_recordings
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError, DataError
 from voxtral_jax.files import read_lines
+from voxtral_jax.training.data.manifest import read_manifest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
 import detail
@@ -94,7 +96,7 @@ def test_the_spectra_of_recordings_are_learned_and_played(tmp_path: Path) -> Non
     lock.main(str(manifest), locked)
     lines = str(locked / "lines-*.jsonl")
     config, basis = CODEC, telling.read_components(COMPONENTS, CODEC)
-    every = detail.gather([locked / "lines-0-of-1.jsonl"], config, basis, 1)
+    every = detail.gather(read_manifest(lines, need_text=False).utterances, config, basis, 1)
     frames = len(every[0])
     assert {len(x) for x in every} == {frames}
     assert every[0].shape[1:] == (CONTEXT, LATENTS)
@@ -122,13 +124,23 @@ def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
         Teller.load(file, CODEC)
     with pytest.raises(CheckpointError, match="components alone, no network"):
         Teller.load(COMPONENTS, CODEC)
-    with pytest.raises(DataError, match="no recordings"):
+    with pytest.raises(DataError, match=r"\*\.jsonl does not exist"):
         detail.main(str(tmp_path / "*.jsonl"), file)
 
 
 def test_a_recording_that_is_not_as_long_as_its_pitch_is_named(tmp_path: Path) -> None:
-    pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
     write_recordings(tmp_path, count=1, seconds=1.28)
-    (file,) = tmp_path.glob("*.wav")
-    with pytest.raises(DataError, match=f"'pitch' of {file.name}"):
-        detail.heard({"audio": file.name, "pitch": [100.0]}, tmp_path)
+    manifest = tmp_path / "lines.jsonl"
+    line = {"audio": "0.wav", "language": "en", "speaker": "s", "pitch": [100.0]}
+    manifest.write_text(json.dumps(line))
+    with pytest.raises(DataError, match=r"'pitch' of 0\.wav"):
+        detail.main(str(manifest), tmp_path / "detail.safetensors")
+
+
+def test_the_linear_part_starts_at_least_squares() -> None:
+    drawn = np.random.default_rng(0)
+    latents = drawn.uniform(-1, 1, (4000, LATENTS))
+    plan, mean = drawn.normal(0, 0.3, (LATENTS, SPECTRA * BANDS)), -1.5
+    start = detail.least_squares(latents, (latents @ plan + mean).reshape(-1, SPECTRA, BANDS))
+    np.testing.assert_allclose(start["kernel"], plan, atol=0.02)
+    np.testing.assert_allclose(start["bias"], mean, atol=0.02)

@@ -10,7 +10,7 @@ is one of `lock.py`; 15 min for 9 h on two cores.
 
 from __future__ import annotations
 
-import glob
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,59 +35,57 @@ from telling import (
     spectra_of,
     with_context,
 )
-from vocoder import FRAME
+from vocoder import FRAME, RATE
 from world import find_pitch, find_power
 
-from voxtral_jax.audio import read_audio, to_mono
 from voxtral_jax.config import CodecConfig, VoxtralConfig
-from voxtral_jax.errors import DataError
-from voxtral_jax.files import read_lines, replacing
+from voxtral_jax.files import replacing
 from voxtral_jax.parameters import Params
 from voxtral_jax.progress import followed
+from voxtral_jax.training.data.manifest import read_manifest
+from voxtral_jax.training.data.recordings import read_utterance
+from voxtral_jax.training.data.utterances import Utterance
 from voxtral_jax.training.envelope import read_components
 
 BATCH, STEPS, LEARNING_RATE = 1024, 2200, 1e-3
 """Frames in a step; the rate falls as a cosine."""
 VOICE = 0.03
 """Weight of the loss of voices, next to the distance of spectra."""
+FIRST, RIDGE = 40 * BATCH, 10.0
+"""Frames that the linear part starts from at least squares, and what keeps it small."""
 
 
 def heard(
-    line: dict[str, Any], folder: Path
+    one: Utterance,
 ) -> tuple[Float[np.ndarray, " S"], Float[np.ndarray, "T spectra bands"], Bool[np.ndarray, "T N"]]:
     """A recording, the spectra (float16) of its frames and which of them have a voice."""
-    sound, _ = read_audio(folder / line["audio"])
-    samples = to_mono(sound)
-    frames = len(line["pitch"])
-    if not 0 <= frames * FRAME - len(samples) < FRAME:
-        raise DataError(f"'pitch' of {line['audio']} in {folder} is not of {len(samples)} samples")
-    padded = np.pad(samples, (0, frames * FRAME - len(samples)))
+    samples = read_utterance(one, RATE)
+    padded = np.pad(samples, (0, -len(samples) % FRAME))
     pitch = find_pitch(padded)
     spectra = spectra_of(find_power(padded, pitch))
     return samples, ahead(spectra).astype(np.float16), ahead(pitch > 0)
 
 
 def gather(
-    files: list[Path], config: CodecConfig, components: Params, workers: int
+    utterances: Sequence[Utterance], config: CodecConfig, components: Params, workers: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Latents with those before (float16), spectra (float16) and voices of all frames."""
-    lines = [(line, file.parent) for file in files for line in read_lines(file)]
-    if not lines:
-        raise DataError(f"no recordings in {[str(file) for file in files]}")
     latents: list[np.ndarray] = []
     spectra: list[np.ndarray] = []
     voiced: list[np.ndarray] = []
     # Threads of JAX do not outlive a fork.
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        found = pool.map(heard, *zip(*lines, strict=True), chunksize=8)
-        for (line, _), (samples, *rest) in zip(
-            lines, followed(found, "recordings heard", len(lines)), strict=True
+        found = pool.map(heard, utterances, chunksize=8)
+        for one, (samples, found_spectra, found_voiced) in zip(
+            utterances, followed(found, "recordings heard", len(utterances)), strict=True
         ):
-            ends = np.asarray(line["pitch"])
-            made = latents_of(samples, silence_after(ends), config, components)[: len(ends)]
+            frames = len(found_spectra)
+            # The manifest may have one frame more or less.
+            ends = np.asarray((*one.pitch, 0.0)[:frames])
+            made = latents_of(samples, silence_after(ends), config, components)[:frames]
             latents.append(made.astype(np.float16))
-            for kept, one in zip((spectra, voiced), rest, strict=True):
-                kept.append(one)
+            spectra.append(found_spectra)
+            voiced.append(found_voiced)
     every = with_context(np.concatenate(latents), [len(one) for one in latents])
     return every, np.concatenate(spectra), np.concatenate(voiced)
 
@@ -104,14 +102,24 @@ def loss(
     return apart + VOICE * jnp.mean(optax.sigmoid_binary_cross_entropy(logits, voiced)), apart
 
 
+def least_squares(
+    latents: Float[np.ndarray, "N A"], spectra: Float[np.ndarray, "N spectra bands"]
+) -> Params:
+    """Kernel and bias that find spectra in the latents of their frame alone."""
+    known = np.pad(latents.astype(np.float32), ((0, 0), (0, 1)), constant_values=1)
+    wanted = spectra.reshape(len(spectra), -1).astype(np.float32)
+    found = np.linalg.solve(known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ wanted)
+    return {"kernel": jnp.asarray(found[:-1]), "bias": jnp.asarray(found[-1])}
+
+
 def learn(
     latents: np.ndarray, spectra: np.ndarray, voiced: np.ndarray, steps: int, seed: int = 0
 ) -> tuple[Params, float]:
     """Parameters of `Detail` learned from all frames, and the mean distance of the last tenth."""
     rows = np.random.default_rng(seed)
     params = Detail().init(jax.random.key(seed), jnp.zeros((1, *latents.shape[1:])))["params"]
-    some = rows.choice(len(spectra), min(len(spectra), 20 * BATCH), replace=False)
-    params["plain"]["bias"] = jnp.asarray(spectra[some].mean(axis=0, dtype=np.float32).reshape(-1))
+    some = rows.choice(len(spectra), min(len(spectra), FIRST), replace=False)
+    params["plain"] = least_squares(latents[some, -1], spectra[some])
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
 
     @jax.jit
@@ -140,8 +148,9 @@ def main(
     """Learns from all recordings, and writes one file."""
     config = VoxtralConfig.load(params).codec
     basis = read_components(components, config)
-    files = [Path(file) for file in sorted(glob.glob(manifest))]
-    learned, apart = learn(*gather(files, config, basis, workers), steps)
+    found = read_manifest(manifest, need_text=False)
+    found.need_pitch(config.frame_rate)
+    learned, apart = learn(*gather(found.utterances, config, basis, workers), steps)
     network = flatten_dict({"network": learned}, sep=".")
     with replacing(out) as temporary:
         save_file(basis | {name: np.asarray(x) for name, x in network.items()}, temporary)
