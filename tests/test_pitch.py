@@ -36,7 +36,8 @@ from voxtral_jax.training.stages.codec_settings import CodecSettings
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
 from lock import coloured, lock, main
-from vocoder import FRAME, hiss, minimum_phase, pulses
+from noise import steady_noise
+from vocoder import FRAME, SPECTRA, beat, cycles, minimum_phase, pulses, vocode
 
 CODEC = small_config().codec
 LEVELS = 21
@@ -195,12 +196,12 @@ def test_a_codec_with_too_few_latents_cannot_be_taught_pitch(tmp_path: Path) -> 
 
 def test_each_frame_has_whole_cycles_and_pitch_goes_on_from_frame_to_frame() -> None:
     ends = np.array([100.0, 104, 130, 121, 0, 0, 200, 210])
-    frames = pulses(ends).reshape(len(ends), FRAME)
+    frames = pulses(*cycles(ends)).reshape(len(ends), FRAME)
     np.testing.assert_allclose(np.mean(frames[ends > 0] ** 2, axis=1), 1, rtol=0.1)
-    for number, cycles in ((0, 8), (1, 8), (2, 10), (3, 10), (6, 16), (7, 17)):
+    for number, count in ((0, 8), (1, 8), (2, 10), (3, 10), (6, 16), (7, 17)):
         peaks = np.flatnonzero(frames[number] > 0.6 * frames[number].max())
         at = np.split(peaks, np.flatnonzero(np.diff(peaks) > 20) + 1)
-        assert len(at) == cycles
+        assert len(at) == count
         # The first and the last lie half a cycle from the frame's ends.
         assert 2 * at[0].mean() == pytest.approx(at[1].mean() - at[0].mean(), abs=12)
         assert 2 * (FRAME - at[-1].mean()) == pytest.approx(at[-1].mean() - at[-2].mean(), abs=12)
@@ -238,14 +239,55 @@ def test_pulses_sound_as_soon_as_their_envelope_lets_them() -> None:
 
 def test_noise_is_white_and_the_same_in_every_frame() -> None:
     pytest.importorskip("pyworld", reason="pyworld is of scripts/corpus alone")
-    np.testing.assert_allclose(np.abs(np.fft.rfft(hiss())) / FRAME**0.5, 1, rtol=1e-9)
-    assert np.mean(hiss() ** 2) == pytest.approx(1)
+    np.testing.assert_allclose(
+        np.abs(np.fft.rfft(steady_noise(FRAME, RATE))) / FRAME**0.5, 1, rtol=1e-9
+    )
+    assert np.mean(steady_noise(FRAME, RATE) ** 2) == pytest.approx(1)
     whispered = np.random.default_rng(0).standard_normal(8 * FRAME).astype(np.float32)
     played, pitch = lock(0.1 * whispered)
     assert np.sum(pitch > 0) <= 2
     spectra = np.fft.rfft(played.reshape(8, FRAME)[1:-1][pitch[1:-1] == 0])
     # Envelopes of noise have no phase, so that only its own is left.
     assert np.mean(np.abs(np.mean(spectra / np.abs(spectra), axis=0))) > 0.8
+
+
+def test_noise_is_as_loud_at_all_times_in_thirds_of_octaves() -> None:
+    def unsteady(sound: np.ndarray) -> float:
+        rows = np.tile(sound, 3)[FRAME : 2 * FRAME + 600]
+        windows = np.lib.stride_tricks.sliding_window_view(rows, 600)[::40] * np.hanning(600)
+        power = np.abs(np.fft.rfft(windows, axis=1)) ** 2
+        edges = np.round(400 * 2 ** (np.arange(15) / 3) * 600 / RATE).astype(int)
+        bands = np.add.reduceat(power, edges, axis=1)
+        return float(np.mean(np.std(np.log(bands), axis=0)))
+
+    drawn = np.random.default_rng(0).standard_normal(FRAME)
+    assert unsteady(steady_noise(FRAME, RATE)) < 0.3 * unsteady(drawn)
+
+
+def test_high_harmonics_are_noise_that_beats_with_the_pitch() -> None:
+    ends = np.array([150.0, 150, 150, 150])
+    turns, _ = cycles(ends)
+    gains = beat(turns)
+    assert np.mean(gains**2) == pytest.approx(1, abs=1e-3)
+    loudest = pulses(*cycles(ends)).argsort()[-20:]
+    assert np.all(gains[loudest] > 0.99 * gains.max())
+    power = np.ones((4 * SPECTRA + 1, 513))
+    played = vocode(power, np.ones(len(power)), ends)
+    spectrum = np.fft.rfft(played)
+    hertz = np.arange(len(spectrum)) * RATE / len(played)
+    for (low, high), like, other in (
+        ((0, 900), pulses(*cycles(ends)), gains * np.tile(steady_noise(FRAME, RATE), 4)),
+        ((2400, 11_000), gains * np.tile(steady_noise(FRAME, RATE), 4), pulses(*cycles(ends))),
+    ):
+        band = (hertz > low) & (hertz < high)
+        alike, unlike = (
+            np.abs(np.vdot(np.fft.rfft(x)[band], spectrum[band]))
+            / np.linalg.norm(np.fft.rfft(x)[band])
+            / np.linalg.norm(spectrum[band])
+            for x in (like, other)
+        )
+        assert alike > 0.9
+        assert unlike < 0.4
 
 
 def test_each_speed_is_played_as_other_speakers(tmp_path: Path) -> None:
