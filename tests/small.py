@@ -15,6 +15,7 @@ from voxtral_jax import VoxtralConfig
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import stages
 from voxtral_jax.training.data.shards import CodeRecord, CodeWriter
+from voxtral_jax.training.pitch import LATENTS
 from voxtral_jax.training.recipe import CodecTraining
 from voxtral_jax.training.settings import build_settings
 
@@ -66,6 +67,15 @@ def small_config() -> VoxtralConfig:
             },
         }
     )
+
+
+def wide_config() -> VoxtralConfig:
+    """A small configuration whose codec can hold pitch beside three components."""
+    data = small_config().to_dict()
+    data["multimodal"]["audio_model_args"]["n_acoustic_codebook"] = LATENTS + 3
+    data["multimodal"]["audio_model_args"]["audio_encoding_args"]["num_codebooks"] = LATENTS + 4
+    data["multimodal"]["audio_tokenizer_args"]["acoustic_dim"] = LATENTS + 3
+    return VoxtralConfig.from_dict(data)
 
 
 def hum(seconds: float, pitch: float, seed: int) -> np.ndarray:

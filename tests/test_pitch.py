@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 import soundfile
 from safetensors.numpy import save_file
-from small import RATE, codec_table, hum, random_weights, run, small_config, write_recordings
+from small import (
+    RATE,
+    codec_table,
+    hum,
+    random_weights,
+    run,
+    small_config,
+    wide_config,
+    write_recordings,
+)
 
-from voxtral_jax import VoxtralConfig
 from voxtral_jax.errors import ConfigError, DataError
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.codec import rebuild
@@ -37,7 +45,7 @@ from voxtral_jax.training.stages.codec_settings import CodecSettings
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
 from lock import coloured, lock, main
 from noise import steady_noise
-from vocoder import FRAME, SPECTRA, beat, cycles, minimum_phase, pulses, vocode
+from vocoder import FRAME, SPECTRA, beat, cycles_of, minimum_phase, pulses, vocode
 
 CODEC = small_config().codec
 LEVELS = 21
@@ -196,7 +204,7 @@ def test_a_codec_with_too_few_latents_cannot_be_taught_pitch(tmp_path: Path) -> 
 
 def test_each_frame_has_whole_cycles_and_pitch_goes_on_from_frame_to_frame() -> None:
     ends = np.array([100.0, 104, 130, 121, 0, 0, 200, 210])
-    frames = pulses(*cycles(ends)).reshape(len(ends), FRAME)
+    frames = pulses(*cycles_of(ends)).reshape(len(ends), FRAME)
     np.testing.assert_allclose(np.mean(frames[ends > 0] ** 2, axis=1), 1, rtol=0.1)
     for number, count in ((0, 8), (1, 8), (2, 10), (3, 10), (6, 16), (7, 17)):
         peaks = np.flatnonzero(frames[number] > 0.6 * frames[number].max())
@@ -266,18 +274,18 @@ def test_noise_is_as_loud_at_all_times_in_thirds_of_octaves() -> None:
 
 def test_high_harmonics_are_noise_that_beats_with_the_pitch() -> None:
     ends = np.array([150.0, 150, 150, 150])
-    turns, _ = cycles(ends)
+    turns, _ = cycles_of(ends)
     gains = beat(turns)
     assert np.mean(gains**2) == pytest.approx(1, abs=1e-3)
-    loudest = pulses(*cycles(ends)).argsort()[-20:]
+    loudest = pulses(*cycles_of(ends)).argsort()[-20:]
     assert np.all(gains[loudest] > 0.99 * gains.max())
     power = np.ones((4 * SPECTRA + 1, 513))
     played = vocode(power, np.ones(len(power)), ends)
     spectrum = np.fft.rfft(played)
     hertz = np.arange(len(spectrum)) * RATE / len(played)
     for (low, high), like, other in (
-        ((0, 900), pulses(*cycles(ends)), gains * np.tile(steady_noise(FRAME, RATE), 4)),
-        ((2400, 11_000), gains * np.tile(steady_noise(FRAME, RATE), 4), pulses(*cycles(ends))),
+        ((0, 900), pulses(*cycles_of(ends)), gains * np.tile(steady_noise(FRAME, RATE), 4)),
+        ((2400, 11_000), gains * np.tile(steady_noise(FRAME, RATE), 4), pulses(*cycles_of(ends))),
     ):
         band = (hertz > low) & (hertz < high)
         alike, unlike = (
@@ -324,15 +332,6 @@ def test_a_colour_is_one_of_the_speaker_and_shifts_nothing() -> None:
     assert np.abs(np.log10(np.median(other[:4000].real) / np.median(gains[:4000].real))) > 0.02
     loud = coloured(white / np.abs(white).max(), 4.0, "a")
     assert 0.9 < np.abs(loud).max() <= 0.99
-
-
-def wide_config() -> VoxtralConfig:
-    """A small configuration whose codec can hold pitch beside three components."""
-    data = small_config().to_dict()
-    data["multimodal"]["audio_model_args"]["n_acoustic_codebook"] = LATENTS + 3
-    data["multimodal"]["audio_model_args"]["audio_encoding_args"]["num_codebooks"] = LATENTS + 4
-    data["multimodal"]["audio_tokenizer_args"]["acoustic_dim"] = LATENTS + 3
-    return VoxtralConfig.from_dict(data)
 
 
 def test_exact_codes_are_those_of_the_recording_on_its_frames(tmp_path: Path) -> None:

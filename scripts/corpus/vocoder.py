@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Complex, Float
 from noise import steady_noise
 
+from voxtral_jax.training.cycles import cycles
+
 RATE, FRAME = 24_000, 1920
 """Samples a second, and in a frame of the codec."""
 HOP, WINDOW, FFT = 120, 480, 1024
@@ -21,39 +23,22 @@ SPECTRA = FRAME // HOP
 """In each frame."""
 HERTZ = np.arange(FFT // 2 + 1) * RATE / FFT
 """Of each bin of a spectrum."""
-LOWEST = 70.0
-"""Hz of the lowest pitch."""
-MORE = 0.75
-"""Of a cycle, that makes one more of a frame. Not half of one: where speech is made whose pitches
-are all whole numbers of cycles, half of the means of two would be undecided."""
 NOISE = np.array([(0, 0.04), (1000, 0.12), (2200, 1.0)])
 """Share of noise (of amplitude) in voiced speech at some Hz. WORLD finds less from 1000 Hz on."""
 
 
-def cycles(
+def cycles_of(
     ends: Float[np.ndarray, " frames"],
 ) -> tuple[Float[np.ndarray, "frames N"], Float[np.ndarray, "frames N"]]:
-    """Cycles since each frame began at its samples, and how many a frame there would be as there.
-
-    Each frame has a whole number of them: all of them follow from pitch at its ends, as in
-    sinusoidal models (McAulay and Quatieri 1986). Without a voice before, pitch is from the first
-    what it is at the end.
-    """
-    last = np.maximum(ends, LOWEST) * FRAME / RATE
-    before = np.where(np.append(0, ends[:-1]) > 0, np.append(0, last[:-1]), last)
-    mean = (before + last) / 2
-    missing = np.floor(mean + MORE) - mean
-    u = np.arange(FRAME) / FRAME
-    first, change, missing = (x[:, None] for x in (before, last - before, missing))
-    turns = first * u + change * u**2 / 2 + missing * (3 * u**2 - 2 * u**3)
-    return turns, first + change * u + 6 * missing * u * (1 - u)
+    """Cycles since each frame began, and Hz, at its samples."""
+    return cycles(ends, np.arange(FRAME) / FRAME, RATE / FRAME)
 
 
 def pulses(
-    turns: Float[np.ndarray, "frames N"], speed: Float[np.ndarray, "frames N"]
+    turns: Float[np.ndarray, "frames N"], hertz: Float[np.ndarray, "frames N"]
 ) -> Float[np.ndarray, " S"]:
-    """Pulses with all harmonics, of power 1, in the middle of each of the `cycles`."""
-    harmonics = np.maximum(1, FRAME / 2 // speed.max(axis=1, keepdims=True))
+    """Pulses with all harmonics, of power 1, in the middle of each of the `cycles_of`."""
+    harmonics = np.maximum(1, RATE / 2 // hertz.max(axis=1, keepdims=True))
     # The sum of cosines of all harmonics, half a turn on; it is `harmonics` at a pulse.
     angles = np.pi * (turns + 0.5)
     below = np.sin(angles)
@@ -64,7 +49,7 @@ def pulses(
 
 
 def beat(turns: Float[np.ndarray, "frames N"]) -> Float[np.ndarray, " S"]:
-    """Gains of power 1 that are highest at the pulses of `cycles` and 0 between them."""
+    """Gains of power 1 that are highest at the pulses of `cycles_of` and 0 between them."""
     return ((1 - np.cos(2 * np.pi * turns)) / np.sqrt(1.5)).reshape(-1)
 
 
@@ -97,12 +82,12 @@ def vocode(
 
     taper = np.sqrt(np.hanning(WINDOW + 1)[:-1])
     places = np.arange(count)[:, None] * HOP + np.arange(WINDOW)
-    turns, speed = cycles(ends)
+    turns, hertz = cycles_of(ends)
     beating = np.repeat((voiced * spoken_in)[:-1], HOP)
     noise = np.tile(steady_noise(FRAME, RATE), frames) * (1 + beating * (beat(turns) - 1))
     spoken, hissed = (
         np.fft.rfft(np.pad(x, (WINDOW // 2, WINDOW))[places] * taper, FFT)
-        for x in (pulses(turns, speed), noise)
+        for x in (pulses(turns, hertz), noise)
     )
     spoken *= np.sqrt(tone) * minimum_phase(power)
     made = np.fft.irfft(np.sqrt(power) * (spoken + np.sqrt(1 - tone) * hissed), FFT)

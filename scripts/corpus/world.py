@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Float
-from vocoder import FFT, HOP, LOWEST, RATE, SPECTRA
+from vocoder import FFT, HOP, RATE, SPECTRA
+
+from voxtral_jax.training.cycles import LOWEST
 
 HIGHEST = 420.0
 """Hz under which pitch is looked for."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from voxtral_jax.sharding import Axes
 
@@ -60,3 +61,22 @@ def apply(
 ) -> Any:
     """`module.method(*arguments)` with these weights: `module.apply` without its wrapping."""
     return module.apply({"params": params}, *arguments, method=method)
+
+
+def apply_through(
+    module: nn.Module,
+    params: Any,
+    kind: type[nn.Module],
+    *arguments: Any,
+    method: str | Callable[..., Any] | None = None,
+) -> tuple[Any, dict[str, Any]]:
+    """As `apply`, and the first thing that each module of a kind gives, by the names on its way."""
+    result, kept = module.apply(
+        {"params": params},
+        *arguments,
+        method=method,
+        mutable="intermediates",
+        capture_intermediates=lambda part, name: isinstance(part, kind) and name == "__call__",
+    )
+    calls = flatten_dict(kept["intermediates"])
+    return result, unflatten_dict({path[:-1]: call[0][0] for path, call in calls.items()})

@@ -1,9 +1,9 @@
 """Codec training: generator and discriminators in one step, codebook by moving averages.
 
 The weights are `{"codec": as in the model, "heads": of the distillation, "critic":
-discriminators, "envelope": principal components, "early": heads in the encoder, "anchor": the
-encoder that the run started from}`;
-the codebook is among the frozen weights, where the step moves it, and so are the last two.
+discriminators, "envelope": principal components, "early": heads in the encoder, "cycles": heads in
+the decoder, "anchor": the encoder that the run started from}`; the codebook is among the frozen
+weights, where the step moves it, and so are the components and the anchor.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from voxtral_jax.codec.model import Codec, decoder_places, open_stream
-from voxtral_jax.nn.module import apply
+from voxtral_jax.nn.module import apply, apply_through
+from voxtral_jax.nn.transformer import TransformerLayer
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import losses
+from voxtral_jax.training.cycles import cycle_loss
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.discriminator import judge_both
 from voxtral_jax.training.encoding import Encoded, encode_batch, encoder_losses
@@ -43,6 +45,8 @@ class Rebuilt:
         samples: `[B, S]` float32, 1 where valid.
         encoded: before quantisation.
         quantized: after it.
+        cycles: loss of where in their cycle voices are, as the decoder's layers say it; 0 where
+            that is not taught.
     """
 
     real: Float[Array, "B S"]
@@ -50,6 +54,7 @@ class Rebuilt:
     samples: Float[Array, "B S"]
     encoded: Encoded
     quantized: Quantized
+    cycles: Float[Array, ""]
 
 
 def _with_codebook(codebook: Codebook) -> Params:
@@ -73,11 +78,19 @@ def rebuild(
     )
     stream = open_stream(decoder_places(c), rows)
     module, latents = Codec(c, remat=keep), quantized.latents
-    fake, _ = apply(
-        module, weights["codec"], latents, encoded.lengths, stream, method="decode_latent"
-    )
+    given = (weights["codec"], latents, encoded.lengths, stream)
+    of_cycles = jnp.zeros(())
+    if training.losses.cycles > 0:
+        assert batch.pitch is not None
+        codec, *rest = given
+        (fake, _), layers = apply_through(
+            module, codec, TransformerLayer, *rest, method="decode_latent"
+        )
+        of_cycles = cycle_loss(weights["cycles"], layers, batch.pitch, encoded.frames, c)
+    else:
+        fake, _ = apply(module, *given, method="decode_latent")
     samples = (jnp.arange(count) < batch.lengths[:, None]).astype(jnp.float32)
-    return Rebuilt(batch.wanted, fake * samples, samples, encoded, quantized)
+    return Rebuilt(batch.wanted, fake * samples, samples, encoded, quantized, of_cycles)
 
 
 def direct_losses(
@@ -99,6 +112,7 @@ def direct_losses(
         fade * (weights.reconstruction * (waveform + spectrum) + weights.phase * phase)
         + weights.mel * mel
         + weights.distillation * distilled
+        + weights.cycles * rebuilt.cycles
         + encoder
     )
     each = {
@@ -109,6 +123,8 @@ def direct_losses(
     }
     if weights.phase > 0:
         each["phase"] = phase
+    if weights.cycles > 0:
+        each["cycles"] = rebuilt.cycles
     return total, each | of_encoder | more
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from voxtral_jax.codec.model import Codec, decoder_names, encoder_names
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.parameters import Params
+from voxtral_jax.training.cycles import init_cycles
 from voxtral_jax.training.discriminator import WINDOWS, Discriminators
 from voxtral_jax.training.distillation import Distillation
 from voxtral_jax.training.envelope import EnvelopeSettings, init_early, no_components
@@ -32,6 +33,8 @@ class CodecLosses:
         reconstruction: of waveform and STFT magnitudes, times `reconstruction_decay ** step`.
         phase: of compressed spectra, times the same; none is published, and it is of use only where
             the phase can be known (`voxtral_jax.training.pitch`).
+        cycles: of where in its cycle the voice is, as layers of the decoder say it by heads that
+            are not kept; of use where `phase` is (`voxtral_jax.training.cycles`).
         mel: of log mel magnitudes; none is published, but without discriminators it is what makes
             quiet sounds count.
         stft_windows: of the magnitudes, in samples.
@@ -44,6 +47,7 @@ class CodecLosses:
     reconstruction: float = 1.0
     reconstruction_decay: float = 0.9999
     phase: float = 0.0
+    cycles: float = 0.0
     mel: float = 0.0
     stft_windows: tuple[int, ...] = WINDOWS
 
@@ -102,6 +106,8 @@ class CodecTraining:
             params["envelope"] = no_components(c)
         if self.teaches_early:
             params["early"] = init_early(c)
+        if self.losses.cycles > 0:
+            params["cycles"] = init_cycles(c)
         if self.anchored:
             params["anchor"] = {name: params["codec"][name] for name in encoder_names(c)}
         if self.discriminators is not None:
@@ -116,6 +122,6 @@ class CodecTraining:
             return False
         if self.part != "whole" and path[0] != "critic":
             names = encoder_names if self.part == "encoder" else decoder_names
-            early = path[0] == "early" and self.part == "encoder"
-            return early or (path[0] == "codec" and path[1] in names(self.config))
+            heads = "early" if self.part == "encoder" else "cycles"
+            return path[0] == heads or (path[0] == "codec" and path[1] in names(self.config))
         return "semantic_codebook" not in path and path[0] not in ("envelope", "anchor")

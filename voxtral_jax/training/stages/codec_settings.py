@@ -7,6 +7,7 @@ from typing import Literal
 
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.errors import ConfigError
+from voxtral_jax.training.cycles import taught_layers
 from voxtral_jax.training.discriminator import WINDOWS, Kind
 from voxtral_jax.training.envelope import EnvelopeSettings
 from voxtral_jax.training.pitch import LATENTS
@@ -133,6 +134,15 @@ def check_together(settings: CodecSettings, codec: CodecConfig) -> None:
             raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
     if settings.part == "encoder" and taught.weight == 0:
         raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
+    if settings.losses.cycles > 0 and (taught.pitch == 0 or settings.part == "encoder"):
+        raise ConfigError(
+            "losses.cycles teaches the decoder where in its cycle the voice is: it needs "
+            'envelope.pitch, and part = "whole" or "decoder"'
+        )
+    if settings.losses.cycles > 0 and not taught_layers(codec):
+        raise ConfigError(
+            "the codec's decoder has no layer that losses.cycles could teach: leave 0"
+        )
     if taught.fixed_filters and settings.start is None and not taught.used:
         raise ConfigError("envelope.fixed_filters fixes random ones without envelope.weight")
     learns = taught.weight > 0 and settings.part != "decoder"
