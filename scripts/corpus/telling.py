@@ -50,7 +50,7 @@ WIDTH, HIDDEN = 1024, 3
 SHARPER, SHARP_BANDS = 0.7, 9
 """By how much spectra are further from their mean over so many bands: what is likely is too smooth.
 Chosen in validation by predicted opinion (MOS) and ESTOI, which it raises and lowers."""
-LOUDNESS = 10**-0.485
+LOUDNESS = 10**-0.385
 """Of what is played then: recordings are as loud on average."""
 LOGIT = 10.0
 """Scale of the logits of voices."""

@@ -80,7 +80,8 @@ def vocode(
     smooth = np.convolve(padded, [0.25, 0.5, 0.25], "valid")
     tone = smooth[:, None] * (1 - np.interp(HERTZ, NOISE[:, 0], NOISE[:, 1]) ** 2)
 
-    taper = np.sqrt(np.hanning(WINDOW + 1)[:-1])
+    # These add up to the same everywhere.
+    taper = np.hanning(WINDOW + 1)[:-1]
     places = np.arange(count)[:, None] * HOP + np.arange(WINDOW)
     turns, hertz = cycles_of(ends)
     beating = np.repeat((voiced * spoken_in)[:-1], HOP)
