@@ -2,9 +2,9 @@
 
 Between the ends of the codec's frames of 80 ms pitch goes from one to the other in a whole number
 of cycles. Low harmonics are pulses with the envelope's minimum phase, high ones noise whose
-loudness beats with the pitch, as in harmonic and noise models (Stylianou 2001): where high ones
-lie in a frame a small decoder of codes does not learn. The noise is the same in every frame.
-Nothing is drawn: every sample follows from what is given.
+loudness beats with the pitch, as in harmonic and noise models (Stylianou 2001): a small decoder
+hardly learns where in a frame high ones lie. The noise is the same in every frame. Nothing is
+drawn: every sample follows from what is given.
 """
 
 from __future__ import annotations

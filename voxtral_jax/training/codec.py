@@ -77,18 +77,17 @@ def rebuild(
         encoded.heard, encoded.codes, table, c, training.quantizer, key
     )
     stream = open_stream(decoder_places(c), rows)
-    module, latents = Codec(c, remat=keep), quantized.latents
-    given = (weights["codec"], latents, encoded.lengths, stream)
+    module, params = Codec(c, remat=keep), weights["codec"]
+    arguments = (quantized.latents, encoded.lengths, stream)
     of_cycles = jnp.zeros(())
     if training.losses.cycles > 0:
         assert batch.pitch is not None
-        codec, *rest = given
         (fake, _), layers = apply_through(
-            module, codec, TransformerLayer, *rest, method="decode_latent"
+            module, params, TransformerLayer, *arguments, method="decode_latent"
         )
         of_cycles = cycle_loss(weights["cycles"], layers, batch.pitch, encoded.frames, c)
     else:
-        fake, _ = apply(module, *given, method="decode_latent")
+        fake, _ = apply(module, params, *arguments, method="decode_latent")
     samples = (jnp.arange(count) < batch.lengths[:, None]).astype(jnp.float32)
     return Rebuilt(batch.wanted, fake * samples, samples, encoded, quantized, of_cycles)
 

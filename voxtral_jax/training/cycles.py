@@ -26,8 +26,8 @@ MORE = 0.75
 are all whole numbers of cycles, half of the means of two would be undecided."""
 HARMONICS, HIGHEST = 20, 2400.0
 """How many are taught, and up to how many Hz: goals have noise above."""
-FASTEST = 2
-"""Layers are taught that make at least a step in so many patches."""
+MOST_PATCHES = 2
+"""Of a step of the layers that are taught."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def taught_layers(config: CodecConfig) -> list[TaughtLayer]:
     found = [
         TaughtLayer(place.name, number, place.rate)
         for place in decoder_places(config)
-        if isinstance(place.block, CodecTransformer) and place.rate * FASTEST >= config.stride
+        if isinstance(place.block, CodecTransformer) and place.rate * MOST_PATCHES >= config.stride
         for number in range(place.block.n_layers)
     ]
     return found[:-1]
