@@ -30,6 +30,7 @@ from voxtral_jax.nn.module import REMAT, apply, apply_through
 from voxtral_jax.nn.transformer import TransformerLayer
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.codec import codec_loss
+from voxtral_jax.training.costs import dry_run
 from voxtral_jax.training.cycles import HARMONICS, HIGHEST, cycle_loss, cycles, taught_layers
 from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.distillation import Nothing
@@ -187,6 +188,12 @@ def test_a_run_learns_them_and_says_so(tmp_path: Path) -> None:
     assert found[0] == pytest.approx(1, abs=1e-3)
     assert found[-1] < 0.5 * found[0]
     assert "cycles" in {path[0] for path in run_weights(tmp_path / "run")}
+
+
+def test_their_cost_is_known_without_data(tmp_path: Path) -> None:
+    settings = build_settings(CodecSettings, pitched_table(tmp_path, steps=1), "a test")
+    lines = list(dry_run(codec_task(settings, read_data=False), settings))
+    assert any("operations" in line for line in lines)
 
 
 def test_cycles_without_pitch_or_decoder_are_refused(tmp_path: Path) -> None:

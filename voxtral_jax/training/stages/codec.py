@@ -184,11 +184,13 @@ def example_batch(
     """A batch of zeros in the shapes that the stage trains on."""
     one = training.distillation.targets(NOBODY, 0, 0, False)
     silence = np.zeros((batch_size, crop), np.float32)
+    # Accounts of cost have no manifest that would know.
+    has_pitch = manifest.has_pitch or training.envelope.pitch > 0
     return CropBatch(
         samples=silence,
         lengths=np.zeros(batch_size, np.int32),
         utterances=np.zeros(batch_size, np.int32),
         targets={name: np.zeros((batch_size, *np.shape(x)), x.dtype) for name, x in one.items()},
         goals=silence if manifest.has_goals else None,
-        pitch=silence[:, :: training.config.frame_samples] if manifest.has_pitch else None,
+        pitch=silence[:, :: training.config.frame_samples] if has_pitch else None,
     )
