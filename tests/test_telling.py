@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,13 +14,17 @@ import pytest
 from safetensors.numpy import save_file
 from small import hum, write_recordings
 
+from voxtral_jax import load_model
+from voxtral_jax.audio import write_audio
 from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError, DataError
 from voxtral_jax.files import read_lines
 from voxtral_jax.training.data.manifest import read_manifest
+from voxtral_jax.training.data.utterances import Utterance
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
 import detail
+import fidelity
 import lock
 import telling
 from telling import BANDS, COMPONENTS, CONTEXT, MELS, PARAMS, Detail, Teller, with_context
@@ -144,3 +149,42 @@ def test_the_linear_part_starts_at_least_squares() -> None:
     start = detail.least_squares(latents, (latents @ plan + mean).reshape(-1, SPECTRA, BANDS))
     np.testing.assert_allclose(start["kernel"], plan, atol=0.02)
     np.testing.assert_allclose(start["bias"], mean, atol=0.02)
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> fidelity.Played:
+    """By the model in the box, of a recording with a voice in 6 of 10 frames."""
+    folder = tmp_path_factory.mktemp("told")
+    samples, pitch = hum(0.8, 150, 0), (150.0,) * 6 + (0.0,) * 4
+    write_audio(folder / "a.wav", samples, 24_000)
+    one = Utterance(
+        key="a",
+        audio="a.wav",
+        texts=(),
+        language="en",
+        speaker="x",
+        file=str(folder / "a.wav"),
+        goal=str(folder / "a.wav"),
+        pitch=pitch,
+    )
+    components = telling.read_components(COMPONENTS, CODEC)
+    return fidelity.play(load_model(), one, components)
+
+
+def test_a_decoder_is_compared_with_its_goals_by_band(played: fidelity.Played) -> None:
+    assert played.exact.shape == played.heard.shape == played.recording.shape
+    assert np.std(played.exact) > 0
+    np.testing.assert_array_equal(np.flatnonzero(np.diff(played.voiced)), [6 * FRAME - 1])
+    quieter = replace(played, goal=2 * played.exact)
+    for voiced in (True, False):
+        alike, level = fidelity.by_band([quieter], 24_000, voiced=voiced)
+        assert alike.shape == (len(fidelity.BANDS) - 1,)
+        np.testing.assert_allclose(alike, 1, atol=1e-3)
+        np.testing.assert_allclose(level, -6.02, atol=0.01)
+    # Only what has no voice is another sound.
+    noise = np.random.default_rng(0).standard_normal(played.exact.size) * ~played.voiced
+    other = replace(played, goal=played.exact * played.voiced + noise)
+    assert fidelity.by_band([other], 24_000, voiced=False)[0].max() < 0.5
+    # Windows there do not reach the noise.
+    inside = replace(other, voiced=np.arange(other.voiced.size) < 5 * FRAME)
+    assert fidelity.by_band([inside], 24_000, voiced=True)[0].min() > 0.99

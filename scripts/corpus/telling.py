@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 from flax.traverse_util import unflatten_dict
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from scipy.ndimage import uniform_filter1d
 from vocoder import FRAME, HERTZ, RATE, SPECTRA, vocode
 
@@ -128,6 +128,17 @@ def find(params: Params, latents: Float[Array, "B context A"]) -> tuple[Array, A
     return found
 
 
+def codes_of(
+    samples: Float[np.ndarray, " S"],
+    ends: Float[np.ndarray, " frames"],
+    config: CodecConfig,
+    components: Params,
+) -> Int[Array, "frames A"]:
+    """The exact acoustic codes of a recording, at most as long as `ends`."""
+    sound = np.pad(samples, (0, len(ends) * FRAME - len(samples))).astype(np.float32)
+    return exact_codes(sound[None], ends[None].astype(np.float32), components, config=config)[0]
+
+
 def latents_of(
     samples: Float[np.ndarray, " S"],
     ends: Float[np.ndarray, " frames"],
@@ -135,9 +146,8 @@ def latents_of(
     components: Params,
 ) -> Float[np.ndarray, "frames A"]:
     """The acoustic latents that exact codes of a recording stand for."""
-    sound = np.pad(samples, (0, len(ends) * FRAME - len(samples))).astype(np.float32)
-    codes = exact_codes(sound[None], ends[None].astype(np.float32), components, config=config)
-    return np.asarray(code_values(codes[0], config.acoustic_codebook_size))
+    codes = codes_of(samples, ends, config, components)
+    return np.asarray(code_values(codes, config.acoustic_codebook_size))
 
 
 def silence_after(ends: Float[np.ndarray, " frames"]) -> Float[np.ndarray, " more"]:
