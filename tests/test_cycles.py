@@ -44,7 +44,7 @@ from voxtral_jax.training.state import split
 
 
 def deep_config() -> VoxtralConfig:
-    """`wide_config` with a decoder that has layers to teach: one at half speed, one of two."""
+    """`wide_config` with a decoder that has layers to teach: slow, at half speed, one of two."""
     data = wide_config().to_dict()
     data["multimodal"]["audio_tokenizer_args"] |= {
         "decoder_transformer_lengths_str": "1,1,2",
@@ -80,14 +80,16 @@ def test_heads_that_say_the_phases_owe_nothing() -> None:
     angles = 2 * np.pi * turns[..., None] * np.arange(1, HARMONICS + 1)
     said = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     layers = taught_layers(CODEC)
-    assert [layer.rate for layer in layers] == [CODEC.stride // 2, CODEC.stride]
+    assert [layer.rate for layer in layers] == [1, CODEC.stride // 2, CODEC.stride]
+    assert [layer.harmonics for layer in layers] == [5, HARMONICS, HARMONICS]
     # Layers that give the phases themselves, but not where there is no voice, or none is taught.
     known = (PITCH > 0)[..., None, None] & (hertz[..., None] * np.arange(1, 21) < HIGHEST)
     given: dict[str, Any] = {}
     for layer in layers:
-        steps = np.where(known[..., None], said, 7.0).reshape(2, 4 * layer.rate, -1)
+        phases = np.where(known[..., None], said, 7.0)[..., : layer.harmonics, :]
+        steps = phases.reshape(2, 4 * layer.rate, -1)
         given.setdefault(layer.block, {})[f"layers_{layer.number}"] = jnp.asarray(steps)
-    whole = {layer.name: jnp.eye(CODEC.stride // layer.rate * HARMONICS * 2) for layer in layers}
+    whole = {layer.name: jnp.eye(layer.patches * layer.harmonics * 2) for layer in layers}
     loss = jax.jit(partial(cycle_loss, config=CODEC))
     pitch, mask = jnp.asarray(PITCH), jnp.ones((2, 4))
     assert float(loss(whole, given, pitch, mask)) < 1e-6
@@ -203,6 +205,8 @@ def test_cycles_without_pitch_or_decoder_are_refused(tmp_path: Path) -> None:
     for wrong in (without, encoder):
         with pytest.raises(ConfigError, match=r"losses\.cycles teaches the decoder"):
             codec_task(build_settings(CodecSettings, wrong, "a test"))
-    wide_config().save(tmp_path / "params.json")
+    data = deep_config().to_dict()
+    data["multimodal"]["audio_tokenizer_args"]["decoder_transformer_lengths_str"] = "0,0,1"
+    VoxtralConfig.from_dict(data).save(tmp_path / "params.json")
     with pytest.raises(ConfigError, match="has no layer that losses"):
         codec_task(build_settings(CodecSettings, table, "a test"))

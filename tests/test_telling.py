@@ -25,6 +25,7 @@ from voxtral_jax.training.data.utterances import Utterance
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts" / "corpus"))
 import detail
 import fidelity
+import likely
 import lock
 import telling
 from telling import BANDS, COMPONENTS, CONTEXT, MELS, PARAMS, Detail, Teller, with_context
@@ -90,7 +91,7 @@ def test_sharpening_raises_peaks_and_leaves_what_is_even() -> None:
     peak = even.copy()
     peak[:, 40] = 0
     made = telling.sharpened(peak)
-    assert np.all(made[:, 40] > 0.5)
+    np.testing.assert_allclose(made[:, 40], telling.SHARPER * (1 - 1 / telling.SHARP_BANDS))
     assert np.all(made[:, 38] < -1)
 
 
@@ -101,13 +102,14 @@ def test_the_spectra_of_recordings_are_learned_and_played(tmp_path: Path) -> Non
     lock.main(str(manifest), locked)
     lines = str(locked / "lines-*.jsonl")
     config, basis = CODEC, telling.read_components(COMPONENTS, CODEC)
-    every = detail.gather(read_manifest(lines, need_text=False).utterances, config, basis, 1)
-    frames = len(every[0])
-    assert {len(x) for x in every} == {frames}
+    utterances = read_manifest(lines, need_text=False).utterances
+    *every, lengths = detail.gather(utterances, config, basis, 1)
+    assert {len(x) for x in every} == {sum(lengths)}
+    assert lengths == [16, 17, 18]
     assert every[0].shape[1:] == (CONTEXT, LATENTS)
     assert every[1].shape[1:] == (SPECTRA, BANDS)
     _, first = detail.learn(*every, steps=1)
-    detail.main(lines, out, workers=1, steps=40)
+    detail.main(lines, out, workers=1, steps=40, likely_steps=2)
     learned = Teller.load(out, config)
     found, _ = telling.find(learned.params, every[0].astype(np.float32))
     assert np.mean(np.abs(found - every[1])) < 0.5 * first
@@ -149,6 +151,28 @@ def test_the_linear_part_starts_at_least_squares() -> None:
     start = detail.least_squares(latents, (latents @ plan + mean).reshape(-1, SPECTRA, BANDS))
     np.testing.assert_allclose(start["kernel"], plan, atol=0.02)
     np.testing.assert_allclose(start["bias"], mean, atol=0.02)
+
+
+def test_a_critic_makes_spectra_likely() -> None:
+    # A peak is at one of two places in each recording; no latent says at which: the median is flat.
+    drawn = np.random.default_rng(0)
+    count, lengths = 64, [8] * 64
+    at = np.repeat(drawn.choice([20, 50], count), 8)
+    spectra = np.full((count * 8, SPECTRA, BANDS), -2.0, np.float16)
+    for band in range(-3, 4):
+        spectra[np.arange(len(at)), :, at + band] = -1.0
+    latents = drawn.uniform(-1, 1, (len(at), CONTEXT, LATENTS)).astype(np.float16)
+    voiced = np.ones((len(at), SPECTRA), bool)
+    params = Detail().init(jax.random.key(0), jnp.zeros((1, CONTEXT, LATENTS)))["params"]
+    params["plain"] = detail.least_squares(latents[:, -1], spectra)
+    made = likely.make_likely(params, latents, spectra, voiced, lengths, steps=25)
+    before, after = (
+        np.asarray(telling.find(p, latents[:64].astype(np.float32))[0]) for p in (params, made)
+    )
+    # How far peaks stand out.
+    assert np.ptp(after, axis=-1).mean() > 1.15 * np.ptp(before, axis=-1).mean()
+    with pytest.raises(DataError, match="no recording is 6 frames long"):
+        likely.make_likely(params, latents, spectra, voiced, [4] * 128, steps=1)
 
 
 @pytest.fixture(scope="module")

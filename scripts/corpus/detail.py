@@ -4,8 +4,9 @@
     python scripts/corpus/lock.py data/nano/train corpus/told --detail corpus/detail.safetensors
 
 From recordings, the spectra that WORLD finds in them, and the codes that they have exactly: goals
-that a decoder can know, where those of `lock.py` alone have detail that no code names. The manifest
-is one of `lock.py`; 15 min for 9 h on two cores.
+that a decoder can know, where those of `lock.py` alone have detail that no code names. At first it
+finds the median of what may be, then what is likely (`likely.py`). The manifest
+is one of `lock.py`; 25 min for 9 h on two cores.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import optax
 import typer
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Bool, Float
+from likely import STEPS as LIKELY
+from likely import make_likely
 from safetensors.numpy import save_file
 from telling import (
     COMPONENTS,
     PARAMS,
     Detail,
     ahead,
+    distance,
     find,
     latents_of,
     silence_after,
@@ -49,8 +53,6 @@ from voxtral_jax.training.envelope import read_components
 
 BATCH, STEPS, LEARNING_RATE = 1024, 2200, 1e-3
 """Frames in a step; the rate falls as a cosine."""
-VOICE = 0.03
-"""Weight of the loss of voices, next to the distance of spectra."""
 FIRST, RIDGE = 40 * BATCH, 10.0
 """Frames that the linear part starts from at least squares, and what keeps it small."""
 
@@ -68,8 +70,9 @@ def heard(
 
 def gather(
     utterances: Sequence[Utterance], config: CodecConfig, components: Params, workers: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents with those before (float16), spectra (float16) and voices of all frames."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Latents with those before (float16), spectra (float16) and voices of all frames; how many
+    frames each recording has."""
     latents: list[np.ndarray] = []
     spectra: list[np.ndarray] = []
     voiced: list[np.ndarray] = []
@@ -86,20 +89,9 @@ def gather(
             latents.append(made.astype(np.float16))
             spectra.append(found_spectra)
             voiced.append(found_voiced)
-    every = with_context(np.concatenate(latents), [len(one) for one in latents])
-    return every, np.concatenate(spectra), np.concatenate(voiced)
-
-
-def loss(
-    params: Params,
-    latents: Float[Array, "B context A"],
-    spectra: Float[Array, "B spectra bands"],
-    voiced: Float[Array, "B spectra"],
-) -> tuple[Array, Array]:
-    """Distance of spectra and what is wrong about voices, weighed; and the distance alone."""
-    found, logits = find(params, latents)
-    apart = jnp.mean(jnp.abs(found - spectra))
-    return apart + VOICE * jnp.mean(optax.sigmoid_binary_cross_entropy(logits, voiced)), apart
+    lengths = [len(one) for one in latents]
+    every = with_context(np.concatenate(latents), lengths)
+    return every, np.concatenate(spectra), np.concatenate(voiced), lengths
 
 
 def least_squares(
@@ -121,6 +113,9 @@ def learn(
     some = rows.choice(len(spectra), min(len(spectra), FIRST), replace=False)
     params["plain"] = least_squares(latents[some, -1], spectra[some])
     optimizer = optax.adam(optax.cosine_decay_schedule(LEARNING_RATE, steps))
+
+    def loss(params: Params, latents: Array, *truth: Array) -> tuple[Array, Array]:
+        return distance(find(params, latents), *truth)
 
     @jax.jit
     def step(params: Params, state: optax.OptState, *batch: Array) -> tuple[Any, ...]:
@@ -144,17 +139,20 @@ def main(
     components: Annotated[Path, typer.Option(help="of its codec's latents")] = COMPONENTS,
     workers: Annotated[int, typer.Option(min=1)] = 2,
     steps: Annotated[int, typer.Option(min=1)] = STEPS,
+    likely_steps: Annotated[int, typer.Option(min=1, help="with a critic, after those")] = LIKELY,
 ) -> None:
     """Learns from all recordings, and writes one file."""
     config = VoxtralConfig.load(params).codec
     basis = read_components(components, config)
     found = read_manifest(manifest, need_text=False)
     found.need_pitch(config.frame_rate)
-    learned, apart = learn(*gather(found.utterances, config, basis, workers), steps)
+    latents, spectra, voiced, lengths = gather(found.utterances, config, basis, workers)
+    median, apart = learn(latents, spectra, voiced, steps)
+    learned = make_likely(median, latents, spectra, voiced, lengths, likely_steps)
     network = flatten_dict({"network": learned}, sep=".")
     with replacing(out) as temporary:
         save_file(basis | {name: np.asarray(x) for name, x in network.items()}, temporary)
-    print(f"{out}: spectra are {20 * apart:.2f} dB from WORLD's")
+    print(f"{out}: spectra were {20 * apart:.2f} dB from WORLD's before they were made likely")
 
 
 if __name__ == "__main__":

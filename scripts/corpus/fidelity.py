@@ -25,6 +25,7 @@ from telling import COMPONENTS, codes_of, silence_after
 
 from voxtral_jax import Model, load_model
 from voxtral_jax.codec.run import decode_codes, encode_audio
+from voxtral_jax.evaluation.cli import DEFAULT
 from voxtral_jax.evaluation.judges import Sound, make_judge
 from voxtral_jax.evaluation.takes import CODEC, Clip
 from voxtral_jax.parameters import Params
@@ -115,7 +116,7 @@ def main(
     components: Annotated[Path, typer.Option(help="of its codec's latents")] = COMPONENTS,
 ) -> None:
     """Prints two tables."""
-    loaded = load_model(model)
+    loaded = load_model(None if model == DEFAULT else model)
     codec = loaded.config.codec
     basis = read_components(components, codec)
     found = read_manifest(manifest, need_text=False)
@@ -125,11 +126,10 @@ def main(
     played = [play(loaded, one, basis) for one in followed(chosen, "recordings", len(chosen))]
 
     console = Console()
-    table = Table("Hz up to", *(str(high) for high in BANDS[1:]))
-    for name, voiced in (("voice", True), ("no voice", False)):
-        alike, level = by_band(played, codec.sampling_rate, voiced=voiced)
-        table.add_row(f"{name}, alike", *(f"{x:.2f}" for x in alike))
-        table.add_row(f"{name}, dB", *(f"{x:.1f}" for x in level))
+    table = Table("Hz up to", "voice: alike", "dB", "no voice: alike", "dB")
+    sides = [by_band(played, codec.sampling_rate, voiced=voiced) for voiced in (True, False)]
+    for high, *row in zip(BANDS[1:], *sides[0], *sides[1], strict=True):
+        table.add_row(str(high), *(f"{x:.2f}" for x in row))
     console.print(table)
     table = Table("played", "DistillMOS", "ESTOI")
     for name, (mos, estoi) in opinions(played, codec.sampling_rate).items():

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import librosa
 import numpy as np
+import optax
 from flax.traverse_util import unflatten_dict
 from jaxtyping import Array, Float, Int
 from scipy.ndimage import uniform_filter1d
@@ -47,13 +48,15 @@ AHEAD = 2
 may depend on what comes next (but noise, which echoes 11 ms back)."""
 WIDTH, HIDDEN = 1024, 3
 """Of the network, and its layers."""
-SHARPER, SHARP_BANDS = 0.7, 9
-"""By how much spectra are further from their mean over so many bands: what is likely is too smooth.
+SHARPER, SHARP_BANDS = 0.35, 9
+"""By how much spectra are further from their mean over so many bands: what is found is too smooth.
 Chosen in validation by predicted opinion (MOS) and ESTOI, which it raises and lowers."""
-LOUDNESS = 10**-0.385
+LOUDNESS = 10**-0.3575
 """Of what is played then: recordings are as loud on average."""
 LOGIT = 10.0
 """Scale of the logits of voices."""
+VOICE = 0.03
+"""Weight of the loss of voices, next to the distance of spectra."""
 ROUND_UP = 32
 """Frames: recordings are made as long as a multiple of so many."""
 
@@ -126,6 +129,17 @@ def find(params: Params, latents: Float[Array, "B context A"]) -> tuple[Array, A
     """Spectra and logits of voices that `Detail` finds."""
     found: tuple[Array, Array] = apply(Detail(), params, latents)
     return found
+
+
+def distance(
+    found: tuple[Array, Array],
+    spectra: Float[Array, "B spectra bands"],
+    voiced: Float[Array, "B spectra"],
+) -> tuple[Array, Array]:
+    """How far what `find` gives is from what is so, voices weighed; and its spectra alone."""
+    apart = jnp.mean(jnp.abs(found[0] - spectra))
+    wrong = jnp.mean(optax.sigmoid_binary_cross_entropy(found[1], voiced))
+    return apart + VOICE * wrong, apart
 
 
 def codes_of(

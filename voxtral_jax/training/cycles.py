@@ -26,17 +26,28 @@ MORE = 0.75
 are all whole numbers of cycles, half of the means of two would be undecided."""
 HARMONICS, HIGHEST = 20, 2400.0
 """How many are taught, and up to how many Hz: goals have noise above."""
-MOST_PATCHES = 2
-"""Of a step of the layers that are taught."""
+MOST_PHASES = 40
+"""That a step of a layer is to name: those that make slow steps are taught the lowest harmonics,
+which higher ones are found from."""
 
 
 @dataclass(frozen=True)
 class TaughtLayer:
-    """A layer of the decoder: the block and number of it, and steps per frame that it makes."""
+    """A layer of the decoder, and what it is taught.
+
+    Attributes:
+        block: that it is in.
+        number: in its block.
+        rate: steps per frame that it makes.
+        patches: of each step.
+        harmonics: whose phases it is to name.
+    """
 
     block: str
     number: int
     rate: int
+    patches: int
+    harmonics: int
 
     @property
     def name(self) -> str:
@@ -73,20 +84,23 @@ def cycles(
 
 
 def taught_layers(config: CodecConfig) -> list[TaughtLayer]:
-    """Those that make steps fast enough, but for the last one, of which samples are made."""
-    found = [
-        TaughtLayer(place.name, number, place.rate)
-        for place in decoder_places(config)
-        if isinstance(place.block, CodecTransformer) and place.rate * MOST_PATCHES >= config.stride
-        for number in range(place.block.n_layers)
-    ]
-    return found[:-1]
+    """All but the last one, of which samples are made."""
+    found = []
+    for place in decoder_places(config):
+        if isinstance(place.block, CodecTransformer):
+            patches = config.stride // place.rate
+            harmonics = min(HARMONICS, MOST_PHASES // patches)
+            found += [
+                TaughtLayer(place.name, number, place.rate, patches, harmonics)
+                for number in range(place.block.n_layers)
+            ]
+    return [layer for layer in found[:-1] if layer.harmonics > 0]
 
 
 def init_cycles(config: CodecConfig) -> Params:
-    """Heads `[dim, patches of a step * HARMONICS * 2]` that say nothing yet, by layer."""
+    """Heads `[dim, patches of a step * harmonics * 2]` that say nothing yet, by layer."""
     return {
-        layer.name: jnp.zeros((config.dim, config.stride // layer.rate * HARMONICS * 2))
+        layer.name: jnp.zeros((config.dim, layer.patches * layer.harmonics * 2))
         for layer in taught_layers(config)
     }
 
@@ -112,13 +126,14 @@ def cycle_loss(
     angles = 2 * jnp.pi * turns[..., None] * numbers
     wanted = jnp.stack([jnp.cos(angles), jnp.sin(angles)], axis=-1)
     counted = ((pitch > 0) * mask)[..., None, None] * (hertz[..., None] * numbers < HIGHEST)
-    every = (0, 1, 2)
-    counts = jnp.sum(counted, axis=every)
-    # Each harmonic counts as much as others, however many frames have it.
-    share = counted / jnp.maximum(counts, 1) / jnp.maximum(jnp.sum(counts > 0), 1)
+    counts = jnp.sum(counted, axis=(0, 1, 2))
     found = []
     for layer in taught_layers(config):
+        n = layer.harmonics
         said = given[layer.block][f"layers_{layer.number}"] @ heads[layer.name]
-        apart = jnp.sum((said.reshape(wanted.shape) - wanted) ** 2, axis=-1)
-        found.append(jnp.sum(apart * share))
+        phases = wanted[..., :n, :]
+        apart = jnp.sum((said.reshape(phases.shape) - phases) ** 2, axis=-1) * counted[..., :n]
+        # Each harmonic counts as much as others, however many frames have it.
+        each = jnp.sum(apart, axis=(0, 1, 2)) / jnp.maximum(counts[:n], 1)
+        found.append(jnp.sum(each) / jnp.maximum(jnp.sum(counts[:n] > 0), 1))
     return jnp.mean(jnp.stack(found))
