@@ -25,8 +25,9 @@ from telling import COMPONENTS, codes_of, silence_after
 
 from voxtral_jax import Model, load_model
 from voxtral_jax.codec.run import decode_codes, encode_audio
+from voxtral_jax.errors import DataError
 from voxtral_jax.evaluation.cli import DEFAULT
-from voxtral_jax.evaluation.judges import Sound, make_judge
+from voxtral_jax.evaluation.judges import Judge, Sound, make_judge
 from voxtral_jax.evaluation.takes import CODEC, Clip
 from voxtral_jax.parameters import Params
 from voxtral_jax.progress import followed
@@ -98,9 +99,10 @@ def by_band(
     return both / np.sqrt(goals * made), 10 * np.log10(made / goals)
 
 
-def opinions(played: list[Played], rate: int) -> dict[str, tuple[float, float]]:
+def opinions(
+    played: list[Played], rate: int, mos: Judge, estoi: Judge
+) -> dict[str, tuple[float, float]]:
     """Mean predicted opinion and ESTOI of recordings, goals and what is decoded."""
-    mos, estoi = make_judge("distillmos"), make_judge("estoi")
     found: dict[str, tuple[float, float]] = {}
     for name in ("recording", "goal", "exact", "heard"):
         sounds = [Sound(CLIP, getattr(one, name), rate, one.recording) for one in played]
@@ -116,11 +118,14 @@ def main(
     components: Annotated[Path, typer.Option(help="of its codec's latents")] = COMPONENTS,
 ) -> None:
     """Prints two tables."""
+    judges = make_judge("distillmos"), make_judge("estoi")
     loaded = load_model(None if model == DEFAULT else model)
     codec = loaded.config.codec
     basis = read_components(components, codec)
     found = read_manifest(manifest, need_text=False)
     found.need_pitch(codec.frame_rate)
+    if not found.has_goals:
+        raise DataError(f"{manifest} has no 'goal': lock.py --detail writes it")
     every = sorted(found.utterances, key=lambda one: one.key)
     chosen = every[:: max(1, len(every) // count)][:count]
     played = [play(loaded, one, basis) for one in followed(chosen, "recordings", len(chosen))]
@@ -132,7 +137,7 @@ def main(
         table.add_row(str(high), *(f"{x:.2f}" for x in row))
     console.print(table)
     table = Table("played", "DistillMOS", "ESTOI")
-    for name, (mos, estoi) in opinions(played, codec.sampling_rate).items():
+    for name, (mos, estoi) in opinions(played, codec.sampling_rate, *judges).items():
         table.add_row(name, f"{mos:.2f}", f"{estoi:.3f}")
     console.print(table)
 
