@@ -80,14 +80,14 @@ def test_heads_that_say_the_phases_owe_nothing() -> None:
     angles = 2 * np.pi * turns[..., None] * np.arange(1, HARMONICS + 1)
     said = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     layers = taught_layers(CODEC)
-    assert [layer.rate for layer in layers] == [1, CODEC.stride // 2, CODEC.stride]
+    assert [layer.patches for layer in layers] == [CODEC.stride, 2, 1]
     assert [layer.harmonics for layer in layers] == [5, HARMONICS, HARMONICS]
     # Layers that give the phases themselves, but not where there is no voice, or none is taught.
     known = (PITCH > 0)[..., None, None] & (hertz[..., None] * np.arange(1, 21) < HIGHEST)
     given: dict[str, Any] = {}
     for layer in layers:
         phases = np.where(known[..., None], said, 7.0)[..., : layer.harmonics, :]
-        steps = phases.reshape(2, 4 * layer.rate, -1)
+        steps = phases.reshape(2, 4 * CODEC.stride // layer.patches, -1)
         given.setdefault(layer.block, {})[f"layers_{layer.number}"] = jnp.asarray(steps)
     whole = {layer.name: jnp.eye(layer.patches * layer.harmonics * 2) for layer in layers}
     loss = jax.jit(partial(cycle_loss, config=CODEC))
@@ -121,7 +121,7 @@ def test_what_layers_give_is_what_they_give(keep: str) -> None:
     np.testing.assert_array_equal(same, samples)
     for layer in taught_layers(CODEC):
         steps = given[layer.block][f"layers_{layer.number}"]
-        assert steps.shape == (2, 3 * layer.rate, CODEC.dim)
+        assert steps.shape == (2, 3 * CODEC.stride // layer.patches, CODEC.dim)
     *_, final, project = decoder_places(CODEC)
     last = given[final.name][f"layers_{final.block.n_layers - 1}"]
     played, _ = apply(

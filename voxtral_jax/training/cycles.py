@@ -38,14 +38,12 @@ class TaughtLayer:
     Attributes:
         block: that it is in.
         number: in its block.
-        rate: steps per frame that it makes.
-        patches: of each step.
+        patches: of each of its steps.
         harmonics: whose phases it is to name.
     """
 
     block: str
     number: int
-    rate: int
     patches: int
     harmonics: int
 
@@ -91,7 +89,7 @@ def taught_layers(config: CodecConfig) -> list[TaughtLayer]:
             patches = config.stride // place.rate
             harmonics = min(HARMONICS, MOST_PHASES // patches)
             found += [
-                TaughtLayer(place.name, number, place.rate, patches, harmonics)
+                TaughtLayer(place.name, number, patches, harmonics)
                 for number in range(place.block.n_layers)
             ]
     return [layer for layer in found[:-1] if layer.harmonics > 0]
