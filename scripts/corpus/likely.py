@@ -30,11 +30,13 @@ FRAMES = 6
 """In a row, that the critic sees."""
 LAYERS = ((24, 5, 2), (48, 5, 2), (96, 3, 1))
 """Channels, size and stride of the critic's convolutions over time and bands."""
-BATCH, STEPS, LEARNING_RATE, WARM_UP = 32, 1500, 3e-4, 100
+BATCH, STEPS, LEARNING_RATE, WARM_UP = 32, 4000, 3e-4, 100
 """Rows of so many frames in a step; the rate falls as a cosine, the critic's is twice that. What
 the critic says counts more and more at first."""
 NEAR, MATCHING, FOOLING = 10.0, 1.5, 0.1
 """Weights of the distance of spectra, of the critic's features, and of its judgement."""
+SHARE = 0.7
+"""Of the way from the weights of the median to those that the critic taught."""
 MIDDLE = 2.0
 """Added to spectra (logarithms), so that they lie around 0."""
 
@@ -70,10 +72,10 @@ def make_likely(
     steps: int,
     seed: int = 0,
 ) -> Params:
-    """Parameters of `telling.Detail` that go on from those of the median.
+    """Parameters of `telling.Detail` between those of the median and what a critic made of them.
 
     Args:
-        params: to go on from.
+        params: of the median.
         latents, spectra, voiced: of all frames, as `detail.gather` has them.
         lengths: frames of each recording.
         steps: of training.
@@ -126,4 +128,4 @@ def make_likely(
         at = (rows.choice(firsts, BATCH)[:, None] + np.arange(FRAMES)).reshape(-1)
         batch = (x[at].astype(np.float32) for x in (latents, spectra, voiced))
         both, states = step(both, states, jnp.minimum(1.0, number / WARM_UP), *batch)
-    return both[0]
+    return jax.tree.map(lambda a, b: a + SHARE * (b - a), params, both[0])

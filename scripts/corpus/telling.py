@@ -48,10 +48,10 @@ AHEAD = 2
 may depend on what comes next (but noise, which echoes 11 ms back)."""
 WIDTH, HIDDEN = 1024, 3
 """Of the network, and its layers."""
-SHARPER, SHARP_BANDS = 0.35, 9
+SHARPER, SHARP_BANDS = 0.4, 9
 """By how much spectra are further from their mean over so many bands: what is found is too smooth.
 Chosen in validation by predicted opinion (MOS) and ESTOI, which it raises and lowers."""
-LOUDNESS = 10**-0.3575
+LOUDNESS = 10**-0.37
 """Of what is played then: recordings are as loud on average."""
 LOGIT = 10.0
 """Scale of the logits of voices."""
