@@ -34,10 +34,14 @@ $python train.py codec --config configs/nano/codec.toml run.out="$runs/codec" \
 # shellcheck disable=SC2086
 $python train.py codec --config configs/nano/encoder.toml start="$runs/codec" run.out="$runs/encoder" \
     data.manifest="$train" data.validation="$validation" ${ENCODER:-}
-# shellcheck disable=SC2086
-$python train.py codec --config configs/nano/decoder.toml start="$runs/encoder" run.out="$runs/decoder" \
-    data.manifest="$runs/told/train*/lines-*.jsonl" \
-    data.validation="$runs/told/validation/lines-*.jsonl" ${DECODER:-}
+decode() {
+    # shellcheck disable=SC2086
+    $python train.py codec --config configs/nano/decoder.toml start="$1" run.out="$2" \
+        data.manifest="$runs/told/train*/lines-*.jsonl" \
+        data.validation="$runs/told/validation/lines-*.jsonl" "${@:3}" ${DECODER:-}
+}
+decode "$runs/encoder" "$runs/phases" losses.cycles=1.6 losses.mel=4.0
+decode "$runs/phases" "$runs/decoder"
 tokenize() {
     $python train.py tokenize --config configs/nano/tokenize.toml codec="$runs/encoder" \
         manifest="$1" out="$runs/codes/$2" most_broken=1.0 exact=true "${@:3}"

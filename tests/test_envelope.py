@@ -87,15 +87,18 @@ def test_bands_average_over_250_hz_so_that_harmonics_leave_no_trace() -> None:
     # Power at one bin counts alike within 125 Hz of it, and nowhere beyond.
     one = np.eye(257)[100] @ bands.T
     near = np.abs(np.arange(257) - 100) * 24000 / 512 < 125
-    np.testing.assert_allclose(one, mel_bands(24000, 512)[:, near].sum(axis=1) / 5.33, atol=0.02)
+    np.testing.assert_allclose(
+        one, mel_bands(24000, 512, 64)[:, near].sum(axis=1) / 5.33, atol=0.02
+    )
     time = np.arange(2 * FRAME) / 24000
     hum = sum(np.cos(2 * np.pi * 250 * n * time) for n in range(1, 40)).astype("f4")[None] / 40
 
     def ripple(logs: np.ndarray) -> float:
-        return float(np.ptp(np.asarray(logs)[0, 4:28, 8:20], axis=-1).max())
+        bands = logs.shape[-1]
+        return float(np.ptp(logs[0, 4:28, bands // 8 : bands // 3], axis=-1).max())
 
-    smooth = ripple(envelopes(hum, SMALL).reshape(1, 32, -1))
-    assert smooth < 0.1 < 0.5 < ripple(log_mel(hum, 512, 24000, 120))
+    smooth = ripple(np.asarray(envelopes(hum, SMALL)).reshape(1, 32, -1))
+    assert smooth < 0.1 < 0.5 < ripple(np.asarray(log_mel(hum, 512, 24000, 120)))
 
 
 def test_components_hold_envelopes_better_than_their_mean_and_the_same_each_time() -> None:

@@ -33,10 +33,12 @@ LAYERS = ((24, 5, 2), (48, 5, 2), (96, 3, 1))
 BATCH, STEPS, LEARNING_RATE, WARM_UP = 32, 4000, 3e-4, 100
 """Rows of so many frames in a step; the rate falls as a cosine, the critic's is twice that. What
 the critic says counts more and more at first."""
-NEAR, MATCHING, FOOLING = 10.0, 1.5, 0.1
-"""Weights of the distance of spectra, of the critic's features, and of its judgement."""
-SHARE = 0.7
-"""Of the way from the weights of the median to those that the critic taught."""
+NEAR, FAR, MATCHING, FOOLING = 10.0, 10.0, 1.5, 0.1
+"""Weights of the distance of spectra, of the square of what is beyond `TAIL`, of the critic's
+features, and of its judgement."""
+TAIL = 0.5
+"""Of the distance: further, single outputs would whistle, and neither the critic nor a mean would
+mind them."""
 MIDDLE = 2.0
 """Added to spectra (logarithms), so that they lie around 0."""
 
@@ -72,7 +74,7 @@ def make_likely(
     steps: int,
     seed: int = 0,
 ) -> Params:
-    """Parameters of `telling.Detail` between those of the median and what a critic made of them.
+    """Parameters of `telling.Detail`, what a critic makes of those of the median.
 
     Args:
         params: of the median.
@@ -105,7 +107,8 @@ def make_likely(
         judged, real = judge(critic_params, found[0]), judge(critic_params, spectra)
         owed = MATCHING * apart_in(real, judged) + FOOLING * adversarial(judged)
         apart, _ = distance(found, spectra, voiced)
-        return NEAR * apart + share * owed, found[0]
+        tail = jnp.mean(jnp.maximum(jnp.abs(found[0] - spectra) - TAIL, 0) ** 2)
+        return NEAR * apart + FAR * tail + share * owed, found[0]
 
     def critic_loss(critic_params: Params, found: Array, spectra: Array) -> Array:
         return hinge(judge(critic_params, spectra), judge(critic_params, found))
@@ -128,4 +131,4 @@ def make_likely(
         at = (rows.choice(firsts, BATCH)[:, None] + np.arange(FRAMES)).reshape(-1)
         batch = (x[at].astype(np.float32) for x in (latents, spectra, voiced))
         both, states = step(both, states, jnp.minimum(1.0, number / WARM_UP), *batch)
-    return jax.tree.map(lambda a, b: a + SHARE * (b - a), params, both[0])
+    return both[0]

@@ -48,7 +48,7 @@ AHEAD = 2
 may depend on what comes next (but noise, which echoes 11 ms back)."""
 WIDTH, HIDDEN = 1024, 3
 """Of the network, and its layers."""
-SHARPER, SHARP_BANDS = 0.4, 9
+SHARPER, SHARP_BANDS = 0.45, 9
 """By how much spectra are further from their mean over so many bands: what is found is too smooth.
 Chosen in validation by predicted opinion (MOS) and ESTOI, which it raises and lowers."""
 LOUDNESS = 10**-0.37

@@ -29,8 +29,8 @@ from voxtral_jax.training.losses import weighted_mean
 from voxtral_jax.training.settings import Count, Share
 from voxtral_jax.training.spectrum import MEL_FLOOR, magnitudes, mel_bands
 
-WINDOW = 512
-"""Samples that a spectrum looks at."""
+WINDOW, BANDS = 512, 64
+"""Samples that a spectrum looks at, and mel bands that it has."""
 HOPS_PER_PATCH = 2
 """Spectra in each patch of the codec: one every 5 ms."""
 SMOOTH = 250.0
@@ -90,7 +90,7 @@ def smooth_bands(rate: int) -> Float[np.ndarray, "bands bins"]:
         low = np.maximum(mirrored - 0.5, np.arange(bins) - half)
         high = np.minimum(mirrored + 0.5, np.arange(bins) + half)
         weights += np.maximum(high - low, 0)
-    return (mel_bands(rate, WINDOW) @ (weights / weights.sum(axis=0)).T).astype(np.float32)
+    return (mel_bands(rate, WINDOW, BANDS) @ (weights / weights.sum(axis=0)).T).astype(np.float32)
 
 
 def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array, "B T D"]:
@@ -103,7 +103,7 @@ def envelopes(samples: Float[Array, "B S"], config: CodecConfig) -> Float[Array,
 
 def no_components(config: CodecConfig) -> Params:
     """Zeros in the shapes of `find_components`."""
-    width = mel_bands(config.sampling_rate, WINDOW).shape[0] * HOPS_PER_PATCH * config.stride
+    width = BANDS * HOPS_PER_PATCH * config.stride
     return {"mean": jnp.zeros(width), "basis": jnp.zeros((config.acoustic_dim, width))}
 
 

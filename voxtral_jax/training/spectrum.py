@@ -15,16 +15,15 @@ MEL_FLOOR = 1e-3
 """Magnitude under which bands count as silent: 60 dB under white noise of variance 1."""
 COMPRESSION_FLOOR = MEL_FLOOR**2
 """Power under which the root of a magnitude becomes a straight line."""
-MOST_MELS = 80
-"""Mel bands; narrow windows have fewer, one for each four bins."""
+MOST_MELS = 128
+"""Mel bands of `log_mel`; narrow windows have fewer, one for each two bins."""
 
 
 @cache
-def mel_bands(rate: int, size: int) -> Float[np.ndarray, "bands bins"]:
+def mel_bands(rate: int, size: int, bands: int) -> Float[np.ndarray, "bands bins"]:
     """Weights of mel bands over the bins of a window; those of a band add up to 1."""
     import librosa
 
-    bands = min(MOST_MELS, size // 8)
     return librosa.filters.mel(sr=rate, n_fft=size, n_mels=bands, norm=1).astype(np.float32)
 
 
@@ -80,5 +79,5 @@ def log_mel(
     x: Float[Array, "B S"], size: int, rate: int, hop: int | None = None
 ) -> Float[Array, "B frames bands"]:
     """Log10 magnitudes of mel bands, not below that of `MEL_FLOOR`."""
-    bands = magnitudes(x, size, hop) @ mel_bands(rate, size).T
-    return jnp.log10(jnp.maximum(bands, MEL_FLOOR))
+    bands = mel_bands(rate, size, min(MOST_MELS, size // 4))
+    return jnp.log10(jnp.maximum(magnitudes(x, size, hop) @ bands.T, MEL_FLOOR))
