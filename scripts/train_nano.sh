@@ -12,9 +12,11 @@ data=${DATA:-data/nano}
 runs=${RUNS:-runs/nano}
 
 # What the encoder is to hear, and what of it follows from codes: that the decoder is to give back.
-# Needs pyworld, of scripts/corpus/requirements.txt.
+# At other speeds, recordings are those of other speakers. Needs pyworld, of
+# scripts/corpus/requirements.txt.
 lock() {
-    $python scripts/corpus/lock.py "$data/train" "$runs/$1/train" "${@:2}"
+    $python scripts/corpus/lock.py "$data/train" "$runs/$1/train" \
+        --speed 1 --speed 0.88 --speed 1.13 "${@:2}"
     $python scripts/corpus/lock.py "$data/validation" "$runs/$1/validation" "${@:2}"
     if [[ -n ${MORE:-} ]]; then
         $python scripts/corpus/lock.py "$MORE" "$runs/$1/train-more" "${@:2}"

@@ -30,7 +30,7 @@ FRAMES = 6
 """In a row, that the critic sees."""
 LAYERS = ((24, 5, 2), (48, 5, 2), (96, 3, 1))
 """Channels, size and stride of the critic's convolutions over time and bands."""
-BATCH, STEPS, LEARNING_RATE, WARM_UP = 32, 4000, 3e-4, 100
+BATCH, STEPS, LEARNING_RATE, WARM_UP = 32, 3000, 3e-4, 100
 """Rows of so many frames in a step; the rate falls as a cosine, the critic's is twice that. What
 the critic says counts more and more at first."""
 NEAR, FAR, MATCHING, FOOLING = 10.0, 10.0, 1.5, 0.1

@@ -46,7 +46,7 @@ CONTEXT = 6
 AHEAD = 2
 """Spectra by which a frame's lie behind it: its last samples sound by those, and nothing in a frame
 may depend on what comes next (but noise, which echoes 11 ms back)."""
-WIDTH, HIDDEN = 1024, 3
+WIDTH, HIDDEN = 1024, 5
 """Of the network, and its layers."""
 SHARPER, SHARP_BANDS = 0.45, 9
 """By how much spectra are further from their mean over so many bands: what is found is too smooth.
