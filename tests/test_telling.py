@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from small import hum, write_recordings
 
 from voxtral_jax import load_model
@@ -40,7 +40,7 @@ def teller() -> Teller:
     """One that finds something, if nothing that anybody said."""
     params = Detail().init(jax.random.key(0), jnp.zeros((1, CONTEXT, LATENTS)))["params"]
     drawn = np.random.default_rng(0)
-    last = params["Dense_3"]
+    last = params[f"Dense_{telling.HIDDEN}"]
     last["kernel"] = jnp.asarray(0.02 * drawn.standard_normal(last["kernel"].shape), jnp.float32)
     params["plain"]["bias"] = jnp.full_like(params["plain"]["bias"], -1.5)
     return Teller(CODEC, telling.read_components(COMPONENTS, CODEC), params)
@@ -131,6 +131,9 @@ def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
         Teller.load(file, CODEC)
     with pytest.raises(CheckpointError, match="components alone, no network"):
         Teller.load(COMPONENTS, CODEC)
+    save_file(load_file(COMPONENTS) | {"network.plain.bias": np.zeros(3, np.float32)}, file)
+    with pytest.raises(CheckpointError, match=r"other\.safetensors has a network of other sizes"):
+        Teller.load(file, CODEC)
     with pytest.raises(DataError, match=r"\*\.jsonl does not exist"):
         detail.main(str(tmp_path / "*.jsonl"), file)
 

@@ -100,12 +100,19 @@ class Teller:
         """From a file that `detail.py` wrote.
 
         Raises:
-            CheckpointError: it cannot be read, or is of another codec.
+            CheckpointError: it cannot be read, or is of another codec or network.
         """
         components = read_components(file, config)
         tensors = unflatten_dict(read_tensors(file), sep=".")
         if "network" not in tensors:
             raise CheckpointError(f"{file} has components alone, no network: detail.py writes both")
+        heard = jnp.zeros((1, CONTEXT, config.acoustic_dim))
+        wanted = jax.eval_shape(Detail().init, jax.random.key(0), heard)["params"]
+        if jax.tree.map(jnp.shape, tensors["network"]) != jax.tree.map(jnp.shape, wanted):
+            raise CheckpointError(
+                f"{file} has a network of other sizes than {HIDDEN} layers of {WIDTH} and {BANDS} "
+                "bands (telling.py): learn it anew with detail.py"
+            )
         return cls(config, components, tensors["network"])
 
     def tell(
