@@ -2,18 +2,20 @@
 
     python benchmarks/readme.py
 
-A table stands between `<!-- NAME -->` and `<!-- end of NAME -->`, where NAME is a key of `TABLES`.
+Each is a key of `TABLES`; `voxtral_jax/tables.py` says where it stands.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import run_gpu
+
+from voxtral_jax.tables import filled, markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -25,11 +27,6 @@ def read(name: str) -> dict[str, Any]:
     """The results of a benchmark."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table."""
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def decoding() -> list[str]:
@@ -49,7 +46,7 @@ def decoding() -> list[str]:
                 f"{one['share_of_matmul_rate']:.0%}",
             )
         )
-    return markdown((*head, "of copy bandwidth", "of matmul rate"), rows)
+    return markdown_table((*head, "of copy bandwidth", "of matmul rate"), rows)
 
 
 def training() -> list[str]:
@@ -68,7 +65,7 @@ def training() -> list[str]:
                 f"{one['mfu']:.0%}",
             )
         )
-    return markdown(("stage", "step", "audio seconds per second", "of matmul rate"), rows)
+    return markdown_table(("stage", "step", "audio seconds per second", "of matmul rate"), rows)
 
 
 def serving() -> list[str]:
@@ -83,7 +80,7 @@ def serving() -> list[str]:
         for clients, one in read("serve-nano-cpu")["closed_loop"].items()
     ]
     head = ("clients", "first audio, p50 and p95", "real-time factor of each")
-    return markdown((*head, "audio seconds per second"), rows)
+    return markdown_table((*head, "audio seconds per second"), rows)
 
 
 def gpu() -> list[str]:
@@ -103,26 +100,10 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def filled(text: str) -> str:
-    """A text whose tables are those of the results.
-
-    Raises:
-        KeyError: a table has no place in the text.
-    """
-    for name, table in TABLES.items():
-        begin, end = f"<!-- {name} -->\n\n", f"\n\n<!-- end of {name} -->"
-        before, found, rest = text.partition(begin)
-        if not found or end not in rest:
-            raise KeyError(begin.strip())
-        lines = "\n".join(table()).strip()
-        text = before + begin + lines + rest[rest.index(end) :]
-    return text
-
-
 def main() -> None:
     """Writes the README; says whether anything changed."""
     before = README.read_text(encoding="utf-8")
-    after = filled(before)
+    after = filled(before, {name: table() for name, table in TABLES.items()})
     README.write_text(after, encoding="utf-8")
     print("changed" if after != before else "as it was", file=sys.stderr)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from voxtral_jax.evaluation.figures import ALL, Figures
+from voxtral_jax.tables import markdown_table
 
 TITLES = {
     "recording": "The set's own recordings",
@@ -79,8 +80,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 def table(languages: Mapping[str, Figures]) -> list[str]:
     """A Markdown table of `cells`."""
     heading, *rows = cells(languages)
-    rows = [heading, ["---"] * len(heading), *rows]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return markdown_table(heading, rows)
 
 
 def cells(languages: Mapping[str, Figures]) -> list[list[str]]:

@@ -3,7 +3,7 @@
 A decoder that plays high harmonics must know the phase of each, and learns the low ones first, the
 others hardly: they are quiet, and far from what the codes say. Layers that must name the phases of
 all of them, whatever their loudness, find each from lower ones. For recordings whose cycles follow
-from the pitch of their frames (`pitch.py`). None of this is published; `data/nano/README.md` has
+from the pitch of their frames (`pitch.py`). None of this is published; `data/nano/RUNS.md` has
 what it is good for.
 """
 

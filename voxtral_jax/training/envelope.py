@@ -4,7 +4,7 @@ An encoder that learns only through the decoder learns slowly. Here a frame's lo
 without its harmonics, is written in its first principal components, as many as there are acoustic
 codes. The latents learn them, some rows of each batch are decoded from the exact ones, and the
 encoder starts as a mel filterbank (`filterbank.py`). None of this is published;
-`data/nano/README.md` has what it is good for.
+`data/nano/RUNS.md` has what it is good for.
 """
 
 from __future__ import annotations

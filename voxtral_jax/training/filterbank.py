@@ -1,7 +1,7 @@
 """An encoder that begins as a mel filterbank with logarithms of powers, to name envelopes from.
 
 What a random encoder would have to find first, and from waveforms finds badly, is put into its
-first convolution and transformer. Not published; `data/nano/README.md` has what it is good for.
+first convolution and transformer. Not published; `data/nano/RUNS.md` has what it is good for.
 """
 
 from __future__ import annotations

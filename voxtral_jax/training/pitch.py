@@ -4,7 +4,7 @@ A decoder of patches cannot know the phase that the recording had, and what it c
 Recordings that are to be given back (`goal` in a manifest; `scripts/corpus/lock.py` makes them)
 therefore have a whole number of cycles in each frame: phase begins anew with every frame, and the
 pitch at its end and at that of the frame before says all of it. None of this is published;
-`data/nano/README.md` has what it is good for.
+`data/nano/RUNS.md` has what it is good for.
 """
 
 from __future__ import annotations
