@@ -302,6 +302,17 @@ def test_short_references_are_warned_of() -> None:
         prepare_reference(speech(2.5), RATE)
 
 
+def test_the_part_that_is_used_must_hold_enough_sound() -> None:
+    far = np.concatenate([speech(0.5), silence(100), speech(0.75)])
+    with pytest.raises(AudioError, match=r"has 0\.\d s of sound; at least"):
+        prepare_reference(far, RATE)
+
+
+def test_a_reference_that_is_just_too_short_is_not_said_to_be_long_enough() -> None:
+    with pytest.raises(AudioError, match=r"lasts 0\.9 s; at least 1 s"):
+        prepare_reference(speech(0.97), RATE)
+
+
 def test_of_long_references_the_part_with_most_sound_is_used() -> None:
     sparse = np.concatenate([np.concatenate([speech(1), silence(2)]) for _ in range(14)])
     dense = np.concatenate([np.concatenate([speech(2.4), silence(0.4)]) for _ in range(11)])

@@ -18,6 +18,7 @@ import soundfile
 from voxtral_jax import make_voice, synthesize
 from voxtral_jax.cli import voxtral
 from voxtral_jax.errors import JobError
+from voxtral_jax.files import replacing
 from voxtral_jax.serving.batch.interruption import terminated_as_interrupted
 from voxtral_jax.serving.batch.jobs import Job
 from voxtral_jax.serving.batch.output import left_to_do, taken
@@ -273,9 +274,13 @@ def test_a_directory_is_taken_once_and_only_if_it_is_empty(tmp_path: Path) -> No
         pass
     with pytest.raises(JobError, match="is not empty: --resume does"), taken(out, resume=False):
         pass
-    (out / "x.wav.tmp-12").touch()
+    with replacing(out / "x.wav") as partial:
+        partial.touch()
+    partial.touch()  # as if it had been killed
+    (out / f"folder{partial.suffix}").mkdir()  # jobs may have such a name
     with taken(out, resume=True):
-        assert not (out / "x.wav.tmp-12").exists()
+        assert not [file for file in out.rglob("*.tmp-*") if file.is_file()]
+        assert [*out.glob("folder.tmp-*")]
     below_a_file = out / JOURNALS / "lock" / "x"
     with pytest.raises(JobError, match="cannot be written"), taken(below_a_file, resume=True):
         pass

@@ -1,6 +1,7 @@
 """Checkpoints load, round-trip and complain clearly; no pickle is ever executed."""
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -19,6 +20,7 @@ from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.errors import CheckpointError, ConfigError, RequestError, VoiceError
 from voxtral_jax.parameters import abstract_params, checkpoint_key, leaves
 from voxtral_jax.training.sources import whole_weights
+from voxtral_jax.voice import voice_files
 
 WEIGHTS = "consolidated.safetensors"
 ENCODER = ("audio_tokenizer.input_proj", "audio_tokenizer.encoder_blocks")
@@ -168,9 +170,28 @@ def test_a_hub_id_that_cannot_be_fetched_says_so() -> None:
         load_model("nobody/has-this-model")
 
 
-def test_an_unknown_dtype_is_refused(reference: Path) -> None:
-    with pytest.raises(RequestError, match="float32, bfloat16"):
-        load_model(reference, dtype="int16")
+@pytest.mark.parametrize("dtype", ["int16", "bf16"])
+def test_an_unknown_dtype_is_refused(reference: Path, dtype: str) -> None:
+    with pytest.raises(RequestError, match=f"float32, bfloat16, int8, got '{dtype}'"):
+        load_model(reference, dtype=dtype)
+
+
+def test_a_model_that_cannot_be_written_leaves_the_other_as_it_is(
+    copy: Path, reference: Path, tmp_path: Path
+) -> None:
+    params = json.loads((copy / "params.json").read_text())
+    (copy / "params.json").write_text(json.dumps(params | {"guidance": 3.5}))
+    before = {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    with pytest.raises(CheckpointError, match="8 bits cannot be written"):
+        save_model(load_model(reference, dtype="int8"), copy)
+    assert {file: file.read_bytes() for file in copy.rglob("*") if file.is_file()} == before
+
+
+def test_no_heads_are_refused(copy: Path) -> None:
+    params = json.loads((copy / "params.json").read_text())
+    (copy / "params.json").write_text(json.dumps(params | {"n_kv_heads": 0}))
+    with pytest.raises(ConfigError, match="n_heads and n_kv_heads must be 1 or more"):
+        load_model(copy)
 
 
 def test_without_the_encoder_cloning_says_what_is_missing(copy: Path, reference: Path) -> None:
@@ -263,6 +284,69 @@ def test_calls_other_than_a_tensors_are_refused(tmp_path: Path) -> None:
             Voice.load(torch_file(tmp_path / "voice.pt", program))
 
 
+def unicode(text: str) -> bytes:
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def tensor_program(kind: bytes, shape: tuple[int, int]) -> bytes:
+    """A pickle of a tensor on a storage of this kind, an opcode that leaves one value."""
+
+    def pair(numbers: tuple[int, int]) -> bytes:
+        return b"".join(b"\x8a\x0a" + n.to_bytes(10, "little") for n in numbers) + b"\x86"
+
+    storage = b"(" + unicode("storage") + kind + unicode("0") + unicode("cpu") + b"K\x01tQ"
+    strides = pair((shape[1], 1))
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n("
+    return b"\x80\x02" + rebuild + storage + b"K\x00" + pair(shape) + strides + b"tR."
+
+
+FLOATS = b"ctorch\nFloatStorage\n"
+
+
+def test_a_pickle_that_would_end_the_process_is_refused(tmp_path: Path) -> None:
+    nested = b")" + b"\x85" * 200_000
+    for program, message in (
+        (tensor_program(nested, (1, 1)), "malformed reference"),
+        (tensor_program(FLOATS, (0, 2**70)), "not a readable file"),
+    ):
+        with pytest.raises(VoiceError, match=message):
+            Voice.load(torch_file(tmp_path / "voice.pt", program))
+    plain = torch_file(tmp_path / "voice.pt", tensor_program(FLOATS, (1, 1)), b"abcd")
+    assert read_torch_tensor(plain).shape == (1, 1)
+
+
+def test_a_damaged_member_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "voice.pt"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("voice/data.pkl", b"\x80\x02" + bytes(range(256)) * 40)
+    damaged = bytearray(file.read_bytes())
+    damaged[60:90] = b"\xff" * 30
+    file.write_bytes(damaged)
+    with pytest.raises(VoiceError, match=r"voice\.pt is not a readable file"):
+        Voice.load(file)
+
+
+def test_numbers_that_no_voice_has_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "v.safetensors"
+    header = {"embedding": {"dtype": "F8_E4M3", "shape": [1, 4], "data_offsets": [0, 4]}}
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 4)
+    with pytest.raises(VoiceError, match=r"v\.safetensors is not a readable voice"):
+        Voice.load(file)
+    save_file({"embedding": np.ones((2, 4), np.complex64)}, file)
+    with pytest.raises(VoiceError, match="of real numbers"):
+        Voice.load(file)
+
+
+def test_a_voice_made_anew_is_used_in_the_place_of_the_released_one(tmp_path: Path) -> None:
+    folder = tmp_path / "voice_embedding"
+    folder.mkdir()
+    for name in ("a.pt", "a.safetensors", "b.pt", "notes.txt"):
+        (folder / name).touch()
+    files = {name: file.name for name, file in voice_files(tmp_path).items()}
+    assert files == {"a": "a.safetensors", "b": "b.pt"}
+
+
 def test_presets_are_read_as_saved(reference: Path, model: Model) -> None:
     tensor = read_torch_tensor(reference / "voice_embedding" / "de_male.pt")
     assert tensor.dtype == jnp.bfloat16
@@ -309,8 +393,10 @@ def test_a_voice_is_saved_and_loaded_whole(model: Model, reference: Path, tmp_pa
 
 def test_a_voice_of_another_width_is_refused(model: Model) -> None:
     stranger = Voice("stranger", np.zeros((5, 32), np.float32))
-    with pytest.raises(VoiceError, match=r"width 32, this one has 64"):
+    with pytest.raises(VoiceError, match=r"is \[5, 32\], this model needs \[frames, 64\]"):
         synthesize(model, "Hello.", voice=stranger)
+    with pytest.raises(VoiceError, match=r"is \[64\], this model needs"):
+        synthesize(model, "Hello.", voice=Voice("flat", np.zeros(64, np.float32)))
 
 
 def test_voices_that_are_no_matrix_are_refused(tmp_path: Path) -> None:

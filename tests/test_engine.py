@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -233,6 +234,45 @@ def test_a_failing_device_ends_its_talks_and_no_others(
         engine.speak(TEXTS[0], max_seconds=0.5).result(),
         vx.synthesize(model, TEXTS[0], max_seconds=0.5),
     )
+
+
+def test_an_engine_without_slots_keeps_nobody_waiting(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = threading.Event()
+    real = scheduler.advance
+
+    def broken(*arguments: object, **options: object) -> object:
+        if failing.is_set():
+            raise RuntimeError("the device is lost")
+        return real(*arguments, **options)
+
+    def no_slots(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(scheduler, "advance", broken)
+    with Engine(model, replace(SETTINGS, slots=1)) as engine:
+        talk = endless(engine)
+        next(iter(talk))
+        waiting = endless(engine)
+        monkeypatch.setattr("voxtral_jax.serving.engine.Scheduler.__init__", no_slots)
+        failing.set()
+        with pytest.raises(EngineError, match="the device is lost"):
+            talk.result()
+        with pytest.raises(EngineError, match="out of memory"):
+            waiting.result()
+        assert engine.status.broken
+        assert not engine.status.alive
+        with pytest.raises(EngineError, match="for good"):
+            engine.speak(TEXTS[0])
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"admit_tokens": 0}, {"longest_prompt": 0}, {"longest_part": float("nan")}]
+)
+def test_sizes_that_nothing_fits_in_are_refused(sizes: dict) -> None:
+    with pytest.raises(RequestError, match="must be"):
+        replace(SETTINGS, **sizes)
 
 
 def test_closing_drains_and_then_cancels(model: Model) -> None:

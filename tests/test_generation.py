@@ -20,6 +20,7 @@ from voxtral_jax.decoder.generate import (
 from voxtral_jax.decoder.model import Decoder, KVCache
 from voxtral_jax.decoder.prompt import batch_prompts, prompt_ids
 from voxtral_jax.flow import Sampler
+from voxtral_jax.flow.model import MASKED
 
 FRAMES = 16
 TEXTS = [
@@ -181,6 +182,12 @@ def test_a_temperature_draws_in_proportion() -> None:
     logits = np.log([0.6, 0.3, 0.1])
     share = np.bincount(rows_of(logits, 1.0, 1.0, range(3000)), minlength=3) / 3000
     np.testing.assert_allclose(share, [0.6, 0.3, 0.1], atol=0.03)
+
+
+def test_next_to_no_temperature_takes_the_likeliest() -> None:
+    for temperature in (1e-30, 5e-38):
+        for logits in ([-62.0, -60.0, -60.5], [20.0, 22.0, 21.0]):
+            assert (rows_of([MASKED, *logits], temperature, 1.0, range(50)) == 2).all()
 
 
 def test_top_p_draws_from_the_nucleus_alone() -> None:

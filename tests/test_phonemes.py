@@ -150,3 +150,8 @@ def test_a_language_can_be_asked_for(spelling, model: Model) -> None:
 
 def test_small_models_may_read_phonemes(reference: Path) -> None:
     assert isinstance(load_tokenizer(reference, "phonemes"), PhonemeTokenizer)
+
+
+def test_more_than_a_pronunciation_takes_at_once_is_refused() -> None:
+    with pytest.raises(TextError, match='cannot be pronounced in "ja"'):
+        phonemes("あ" * 7000, "ja")

@@ -30,8 +30,9 @@ from fastapi.testclient import TestClient  # noqa: E402
 from prometheus_client.parser import text_string_to_metric_families  # noqa: E402
 
 from voxtral_jax.serving.http.app import create_app  # noqa: E402
-from voxtral_jax.serving.http.conversation import PATH, SERVICE_RESTART, Sentences  # noqa: E402
+from voxtral_jax.serving.http.conversation import PATH, SERVICE_RESTART  # noqa: E402
 from voxtral_jax.serving.http.encoding import CODINGS  # noqa: E402
+from voxtral_jax.serving.http.sentences import Sentence, Sentences  # noqa: E402
 from voxtral_jax.serving.http.settings import ServerSettings  # noqa: E402
 
 SPEECH, VOICES = "/v1/audio/speech", "/v1/audio/voices"
@@ -112,7 +113,7 @@ def test_a_stream_of_each_format_holds_the_same(client, format: str) -> None:
         assert abs(len(ours) - len(theirs)) < 0.1 * 48_000
 
 
-def test_events_bring_audio_and_at_last_the_usage(client, spoken: vx.Speech) -> None:
+def test_events_bring_audio_and_at_last_the_usage(client, spoken, model: Model) -> None:
     answer = ask(client, response_format="pcm", stream_format="sse")
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [json.loads(one.split("data: ")[1]) for one in answer.text.strip().split("\n\n")]
@@ -124,6 +125,7 @@ def test_events_bring_audio_and_at_last_the_usage(client, spoken: vx.Speech) -> 
     assert done["type"] == "speech.audio.done"
     assert done["finish_reason"] == spoken.finish_reason
     usage = done["usage"]
+    assert usage["input_tokens"] == len(model.tokenizer.encode(TEXT, None))
     assert usage["output_tokens"] == len(spoken.codes)
     assert usage["total_tokens"] == usage["output_tokens"] + usage["input_tokens"]
 
@@ -293,10 +295,21 @@ def test_all_audio_is_marked_unless_that_is_turned_off(engine: Engine, spoken) -
 def test_sentences_are_cut_as_they_end() -> None:
     sentences = Sentences()
     text = "Dr. Smith came at 9.30. He said: hello! 🙂 And then? Nothing"
-    found = [one for letter in text for one in sentences.push(letter)]
+    found = [one.text for letter in text for one in sentences.push(letter)]
     assert found == ["Dr. Smith came at 9.30.", "He said: hello!", "🙂 And then?"]
-    assert sentences.flush() == ["Nothing"]
+    assert [one.text for one in sentences.flush()] == ["Nothing"]
     assert sentences.flush() == []
+
+
+def test_short_sentences_are_in_the_language_of_the_others() -> None:
+    sentences = Sentences()
+    text = "Comment allez-vous aujourd'hui ? Très bien. Et moi aussi, je vous remercie. Merci !"
+    found = [one for word in text.split() for one in sentences.push(f"{word} ")]
+    found += sentences.flush()
+    assert [one.text for one in found][1::2] == ["Très bien.", "Merci !"]
+    assert {one.language for one in found} == {"fr"}
+    sentences.forget()
+    assert [one.language for one in sentences.push("Good morning. And now")] == ["en"]
 
 
 def test_a_conversation_speaks_sentence_by_sentence(client, model: Model) -> None:
@@ -357,7 +370,7 @@ def test_mistakes_do_not_end_a_conversation(client) -> None:
 def test_what_is_being_cut_when_the_server_ends_is_spoken(engine: Engine, monkeypatch) -> None:
     begun, go_on, push = threading.Event(), threading.Event(), Sentences.push
 
-    def slowly(sentences: Sentences, text: str) -> list[str]:
+    def slowly(sentences: Sentences, text: str) -> list[Sentence]:
         begun.set()
         assert go_on.wait(60)
         return push(sentences, text)

@@ -27,6 +27,7 @@ for package in ("av", "fastapi_offline", "httpx2", "prometheus_client", "python_
     pytest.importorskip(package, reason="needs voxtral-jax[serve]")
 
 import httpx2  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from starlette.testclient import WebSocketDenialResponse  # noqa: E402
 from starlette.types import Message  # noqa: E402
@@ -101,11 +102,23 @@ def test_the_key_is_asked_for_everywhere_but_where_machines_look(engine: Engine)
         assert socket.receive_json()["type"] == "ready"
 
 
+def test_the_key_is_asked_for_also_where_the_app_is_mounted(engine: Engine) -> None:
+    outer = FastAPI()
+    outer.mount("/tts", create_app(engine, ServerSettings(api_key="secret\n")))
+    mounted = TestClient(outer)
+    assert mounted.get("/tts/v1/models").status_code == 401
+    key = {"Authorization": "Bearer secret"}
+    assert mounted.get("/tts/v1/models", headers=key).status_code == 200
+    assert mounted.get("/tts/health").status_code == 200
+
+
 def test_pages_of_other_origins_may_not_call_unless_allowed(engine: Engine) -> None:
     other = {"Origin": "https://example.org"}
     app = client(engine)
     assert app.get(VOICES, headers=other).json()["error"]["code"] == "bad_origin"
     assert app.get(VOICES, headers={"Origin": "http://testserver"}).status_code == 200
+    for origin in ("null", "http://["):
+        assert app.get(VOICES, headers={"Origin": origin}).json()["error"]["code"] == "bad_origin"
     assert refusal(app, headers=other) == (403, "bad_origin")
     allowed = client(engine, origins=("https://example.org",)).get(VOICES, headers=other)
     assert allowed.headers["access-control-allow-origin"] == "https://example.org"
@@ -259,6 +272,21 @@ def test_an_engine_that_is_closed_is_not_ready(model: Model) -> None:
     starting = client(Engine(model, SMALL))
     assert starting.get("/ready").status_code == 503
     assert starting.post(SPEECH, json=SHORT).json()["error"]["code"] == "not_ready"
+
+
+def test_an_engine_that_broke_is_not_healthy(model: Model, monkeypatch) -> None:
+    def no_slots(*arguments: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("voxtral_jax.serving.engine.warm_up", lambda *arguments: None)
+    monkeypatch.setattr("voxtral_jax.serving.engine.Scheduler.__init__", no_slots)
+    with Engine(model, SMALL) as engine:
+        until(lambda: engine.status.broken)
+        app = client(engine)
+        for path in ("/health", "/ready"):
+            answer = app.get(path)
+            assert answer.status_code == 503
+            assert "started anew" in answer.json()["error"]["message"]
 
 
 SERVE = """

@@ -1,5 +1,6 @@
 """The API as a user calls it: one text, lists, long texts, streams, voices and mistakes."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -195,6 +196,10 @@ def test_speech_is_saved_and_plays_in_a_notebook(speech: Speech, tmp_path: Path)
         ({"voice": "nobody"}, VoiceError, "unknown voice 'nobody'"),
         ({"voice": "de_male", "ref": "x.wav"}, RequestError, "not both"),
         ({"ref": "absent.wav"}, AudioError, "absent.wav does not exist"),
+        ({"ref": (np.zeros(24_000),)}, AudioError, "a file's path or \\(samples, sample rate\\)"),
+        ({"ref": io.BytesIO()}, AudioError, "got BytesIO"),
+        ({"ref": ([[0.0], [0.0, 1.0]], 24_000)}, AudioError, "audio must be"),
+        ({"voice": {}}, RequestError, "a preset's name or a Voice"),
     ],
 )
 def test_bad_options_are_named_before_anything_starts(model, options, error, message) -> None:
@@ -209,6 +214,21 @@ def test_text_that_cannot_be_spoken_is_refused(model: Model, text) -> None:
         vx.stream(model, text)
     with pytest.raises(TextError):
         vx.synthesize(model, [text])
+    with pytest.raises(TextError):
+        vx.synthesize(model, text)
+
+
+def test_values_of_each_text_may_be_a_tuple_and_numbers_those_of_numpy(model: Model) -> None:
+    how = {"max_seconds": 0.3, "voice": "de_male"}
+    ours = vx.synthesize(model, (TEXT, TEXT), seed=(1, 2), guidance=np.float32(1.5), **how)
+    theirs = vx.synthesize(model, [TEXT, TEXT], seed=[1, 2], guidance=1.5, **how)
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one.codes, other.codes)
+
+
+def test_codes_that_are_no_matrix_are_refused(model: Model) -> None:
+    with pytest.raises(RequestError, match="codes must be"):
+        vx.decode_codes(model, [[1, 2], [3]])
 
 
 def test_an_empty_list_and_a_list_to_stream_are_refused(model: Model) -> None:

@@ -12,6 +12,7 @@ from voxtral_jax.buckets import bucket
 from voxtral_jax.codec.run import encode_audio, require_encoder
 from voxtral_jax.decoder.generate import embed_frames
 from voxtral_jax.decoder.prompt import LEAST_PROMPT, voice_tokens
+from voxtral_jax.errors import AudioError
 from voxtral_jax.voice import Voice
 
 if TYPE_CHECKING:
@@ -36,9 +37,12 @@ def make_voice(model: Model, ref: Reference, *, name: str | None = None) -> Voic
     from voxtral_jax.audio import prepare_reference, read_audio
 
     require_encoder(model)
-    if isinstance(ref, tuple):
+    if isinstance(ref, tuple) and len(ref) == 2:
         samples, rate = ref
         name = name or "recording"
+    elif not isinstance(ref, str | os.PathLike):
+        kind = type(ref).__name__
+        raise AudioError(f"a reference is a file's path or (samples, sample rate), got {kind}")
     else:
         samples, rate = read_audio(ref)
         name = name or Path(ref).stem

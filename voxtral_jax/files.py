@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+TEMPORARY = r"\.tmp-[0-9a-f]{16}"
+"""How names end that `replacing` writes to, as a regular expression."""
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it becomes `path` when all went well."""
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    # Not the process's number: in containers it is 1 everywhere.
+    temporary = path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
     try:
         yield temporary
         os.replace(temporary, path)

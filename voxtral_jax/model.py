@@ -143,11 +143,9 @@ def load_model(
     """
     if batch_invariant is not None and not 1 <= batch_invariant <= MOST_ROWS:
         raise RequestError(f"batch_invariant must be from 1 to {MOST_ROWS}, got {batch_invariant}")
+    kind = _kind_of(dtype)
     directory = find_own_model() if path_or_name is None else find_model(path_or_name)
     config = VoxtralConfig.load(directory)
-    kind = None if dtype is None else str(jnp.dtype(dtype))
-    if kind not in (None, *DTYPES):
-        raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     tokenizer = load_tokenizer(directory, config.tokenizer)
     rules = None if mesh is None else Rules.make(config, mesh)
     files = [directory / WEIGHTS_FILE]
@@ -172,3 +170,14 @@ def load_model(
         source=str(directory),
         batch_invariant=batch_invariant,
     )
+
+
+def _kind_of(dtype: str | jnp.dtype | None) -> str | None:
+    """The name of a type that matrices can be kept in; RequestError for any other."""
+    try:
+        kind = None if dtype is None else str(jnp.dtype(dtype))
+    except TypeError:
+        kind = repr(dtype)  # no type at all
+    if kind not in (None, *DTYPES):
+        raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return kind

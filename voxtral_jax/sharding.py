@@ -50,8 +50,10 @@ def make_mesh(
         devices: defaults to the first devices of `jax.devices()`.
 
     Raises:
-        RequestError: there are fewer devices than the mesh needs.
+        RequestError: there are fewer devices than the mesh needs, or a size is not 1 or more.
     """
+    if min(data, fsdp, tensor) < 1:
+        raise RequestError(f"sizes of a mesh are 1 or more, got {data=}, {fsdp=}, {tensor=}")
     devices = list(jax.devices() if devices is None else devices)
     size = data * fsdp * tensor
     if len(devices) < size:

@@ -16,7 +16,7 @@ import numpy as np
 from voxtral_jax.audio import PartJoiner
 from voxtral_jax.cloning import Reference
 from voxtral_jax.codec.run import opening_frames
-from voxtral_jax.errors import RequestError
+from voxtral_jax.errors import RequestError, TextError
 from voxtral_jax.flow import Sampler
 from voxtral_jax.serving.lines import Chunk, Line
 from voxtral_jax.serving.room import Room
@@ -102,7 +102,9 @@ def synthesize(  # type: ignore[misc]
         max_seconds=max_seconds,
         normalize_text=normalize_text,
     )
-    texts = [text] if isinstance(text, str) else list(text)
+    if not isinstance(text, Sequence):
+        raise TextError(f"give one text or a list of them, got {type(text).__name__}")
+    texts = [text] if isinstance(text, str) else [*text]
     utterances = prepare(model, texts, voice, ref, seed, language, options)
     lines = [line for utterance in utterances for line in utterance.lines]
     spoken: list[list[Chunk]] = [[] for _ in lines]

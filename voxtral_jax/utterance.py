@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from voxtral_jax.cloning import make_voice
-from voxtral_jax.decoder.prompt import prompt_ids
+from voxtral_jax.decoder.prompt import MARKS, prompt_ids
 from voxtral_jax.errors import RequestError, TextError
 from voxtral_jax.flow import Sampler
 from voxtral_jax.serving.lines import Line
@@ -45,7 +46,7 @@ class Options:
             value = getattr(self, name)
             if value is None and name in ("guidance", "noise_scale", "max_seconds"):
                 continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
+            number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not least <= value <= most:
                 raise RequestError(f"{name} must be from {least} to {most}, got {value!r}")
         Sampler(self.solver, 1 if self.steps is None else self.steps)
@@ -58,10 +59,17 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Utterance:
-    """One text, ready to be spoken: its lines, and the pause after each in seconds."""
+    """One text, ready to be spoken.
+
+    Attributes:
+        lines: its parts, in order.
+        pauses: seconds after each.
+        text_tokens: of all parts, without voice prompts.
+    """
 
     lines: list[Line]
     pauses: list[float]
+    text_tokens: int
 
 
 def prepare(
@@ -105,8 +113,8 @@ def prepare(
 
 
 def _each(value: Any, count: int, name: str) -> list[Any]:
-    """One value for each text: those of a list, anything else repeated."""
-    if not isinstance(value, list):
+    """One value for each text: those of a list, anything else repeated; a pair is one recording."""
+    if not isinstance(value, list | tuple) or (name == "ref" and isinstance(value, tuple)):
         return [value] * count
     if len(value) != count:
         raise RequestError(f"{name}: {len(value)} values for {count} texts")
@@ -123,6 +131,8 @@ def _voices(
         if isinstance(voice, Voice):
             voice.check(model.config)
             return voice
+        if not isinstance(voice, str | None):
+            raise RequestError(f"voice must be a preset's name or a Voice, got {voice!r}"[:200])
         if ref is not None:
             key: Any = (id(ref) if isinstance(ref, tuple) else str(ref), "ref")
         else:
@@ -141,7 +151,7 @@ def _utterance(
     model: Model, text: str, voice: Voice, seed: int, language: str | None, options: Options
 ) -> Utterance:
     config = model.config
-    lines, pauses = [], []
+    lines, pauses, tokens = [], [], 0
     for part in split_text(text, config.part_seconds):
         limits = frame_limits(part.text, config.codec.frame_rate)
         most = limits.maximum
@@ -169,4 +179,5 @@ def _utterance(
             )
         )
         pauses.append(part.pause_after)
-    return Utterance(lines, pauses)
+        tokens += len(ids) - len(voice.embedding) - MARKS
+    return Utterance(lines, pauses, tokens)

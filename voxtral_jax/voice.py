@@ -118,7 +118,7 @@ class Voice:
                 tensors: dict[str, Any] = {key: file.get_tensor(key) for key in keys}
         except FileNotFoundError:
             raise VoiceError(f"{path} does not exist") from None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, AttributeError) as error:  # types that numpy lacks, too
             raise VoiceError(f"{path} is not a readable voice: {error}") from None
         if "embedding" not in tensors:
             raise VoiceError(f"{path} holds no 'embedding'; make it with Voice.save")
@@ -132,14 +132,17 @@ class Voice:
 
     def check(self, config: VoxtralConfig) -> None:
         """Raises VoiceError unless the voice was made for a decoder of this width."""
-        if self.embedding.shape[1] != config.dim:
+        shape = list(np.shape(self.embedding))
+        if len(shape) != 2 or shape[1] != config.dim or not shape[0]:
             raise VoiceError(
-                f"voice {self.name!r} was made for a model of width {self.embedding.shape[1]}, "
-                f"this one has {config.dim}"
+                f"voice {self.name!r} is {shape}, this model needs [frames, {config.dim}]: a voice "
+                "fits the model that made it"
             )
 
 
 def _checked(embedding: np.ndarray, path: Path) -> Float[np.ndarray, "N D"]:
+    if np.iscomplexobj(embedding):
+        raise VoiceError(f"{path}: a voice is of real numbers, this is {embedding.dtype}")
     embedding = np.asarray(embedding, np.float32)
     if embedding.ndim != 2 or 0 in embedding.shape:
         raise VoiceError(f"{path}: a voice is [frames, width], this is {list(embedding.shape)}")
@@ -190,5 +193,6 @@ def default_voice(abouts: Mapping[str, About], language: str | None = None) -> s
 
 def voice_files(directory: Path) -> dict[str, Path]:
     """Preset voices of a model directory: name -> file."""
-    files = sorted((directory / "voice_embedding").glob("*"), reverse=True)
+    # Of two files of one name the later is ours, `.safetensors`: it was made from a `.pt`.
+    files = sorted((directory / "voice_embedding").glob("*"))
     return {file.stem: file for file in files if file.suffix in SUFFIXES}

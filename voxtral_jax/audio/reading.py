@@ -74,7 +74,10 @@ def to_mono(samples: Float[np.ndarray, "S ..."]) -> Float[np.ndarray, " S"]:
     Raises:
         AudioError: the shape is neither, or these are no numbers.
     """
-    samples = np.asarray(samples)
+    try:
+        samples = np.asarray(samples)
+    except ValueError as error:
+        raise AudioError(f"audio must be [S] or [S, channels]: {error}") from None
     if samples.ndim not in (1, 2) or samples.shape[1:] == (0,):
         raise AudioError(f"audio must be [S] or [S, channels], got {list(samples.shape)}")
     if samples.ndim == 2 and samples.shape[1] > MOST_CHANNELS:

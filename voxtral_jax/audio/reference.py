@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -68,23 +69,23 @@ def prepare_reference(
     if peak < SILENT_PEAK:
         raise AudioError("the reference is silent; record it again, closer to the microphone")
     active = sounding_spans(samples, target_rate)
-    sound = float((active[:, 1] - active[:, 0]).sum()) / target_rate
+    margin = round(MARGIN * target_rate)
+    first, last = max(0, active[0][0] - margin), min(len(samples), active[-1][1] + margin)
+    length = (last - first) / target_rate
+    if length > LONGEST:
+        first, last = _best_window(active, len(samples), target_rate)
+    used = np.clip(active, first, last)
+    sound = float((used[:, 1] - used[:, 0]).sum()) / target_rate
     if sound < SHORTEST:
         raise AudioError(_too_short("has {:.1f} s of sound", sound))
+    if length > LONGEST:
+        best = f"the reference lasts {length:.0f} s; its best {BEST_WINDOW:.0f} s are used"
+        warnings.warn(best, stacklevel=2)
     if sound < SHORT:
         warnings.warn(
             f"the reference has {sound:.1f} s of sound; {SHORT:.0f} s or more keep a voice better",
             stacklevel=2,
         )
-    margin = round(MARGIN * target_rate)
-    first, last = max(0, active[0][0] - margin), min(len(samples), active[-1][1] + margin)
-    if last - first > LONGEST * target_rate:
-        warnings.warn(
-            f"the reference lasts {(last - first) / target_rate:.0f} s; "
-            f"its best {BEST_WINDOW:.0f} s are used",
-            stacklevel=2,
-        )
-        first, last = _best_window(active, len(samples), target_rate)
     return normalise_loudness(samples[first:last], target_rate)
 
 
@@ -104,6 +105,7 @@ def sounding_spans(samples: Float[np.ndarray, " S"], rate: int) -> Int[np.ndarra
 
 
 def _too_short(what: str, seconds: float) -> str:
+    seconds = math.floor(10 * seconds) / 10  # rounded up it would seem enough
     return (
         f"the reference {what.format(seconds)}; at least {SHORTEST:.0f} s of sound is needed, "
         f"{SHORT:.0f} s or more is better"

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
+from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, check_params, save_params
 from voxtral_jax.errors import CheckpointError
 from voxtral_jax.files import replacing
 
@@ -23,11 +23,13 @@ def save_model(model: Model, directory: str | os.PathLike[str]) -> None:
     Each file is replaced in one step, the weights last: a directory with weights is complete.
 
     Raises:
-        CheckpointError: the directory cannot be written, or is the one the model came from.
+        CheckpointError: the directory cannot be written, or is the one the model came from, or the
+            weights are of 8 bits.
     """
     directory, source = Path(directory), Path(model.source)
     if directory.resolve() == source.resolve():
         raise CheckpointError(f"{directory} is where the model was loaded from; choose another")
+    check_params(model.config, model.params)
     try:
         (directory / "voice_embedding").mkdir(parents=True, exist_ok=True)
         model.config.save(directory / "params.json")

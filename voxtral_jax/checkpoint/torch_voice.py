@@ -7,10 +7,12 @@ saved tensor needs become records instead of calls, and anything else is an erro
 
 from __future__ import annotations
 
+import lzma
 import math
 import os
 import pickletools
 import zipfile
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,8 @@ REBUILD = "torch._utils _rebuild_tensor_v2"
 ORDERED = "collections OrderedDict"
 MOST_BYTES = 256 * 2**20
 """Largest member that is read: a voice is a few megabytes, a zip bomb is not."""
+BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+"""What reading a damaged zip raises."""
 _LITERALS = ("BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "SHORT_BINUNICODE")
 _MARK = object()
 
@@ -65,13 +69,13 @@ def read_torch_tensor(path: str | os.PathLike[str]) -> np.ndarray:
                 order = _member(archive, f"{root}byteorder")
                 if order != b"little":
                     raise VoiceError(f"{path} is stored in {order!r} byte order, expected little")
+            return _materialise(tensor, raw, path)
     except FileNotFoundError:
         raise VoiceError(f"{path} does not exist") from None
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, RuntimeError) as error:
+    except (*BROKEN, KeyError, ValueError, OverflowError, RuntimeError) as error:
         if isinstance(error, VoiceError):
             raise
         raise VoiceError(f"{path} is not a readable file of torch.save: {error}") from None
-    return _materialise(tensor, raw, path)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -166,7 +170,9 @@ def _storage(reference: Any, path: Any) -> _Storage:
     if not isinstance(reference, tuple) or len(reference) != 5 or reference[0] != "storage":
         raise VoiceError(f"{path}: malformed reference to its numbers")
     _, kind, key, _, count = reference
-    if kind not in STORAGES or not isinstance(key, str) or not key.isalnum():
+    # Only strings are looked up: hashing a tuple that is nested deeply enough ends the process.
+    known = isinstance(kind, str) and kind in STORAGES
+    if not known or not isinstance(key, str) or not key.isalnum():
         raise VoiceError(f"{path}: malformed reference to its numbers")
     return _Storage(STORAGES[kind], key, int(count))
 

@@ -215,6 +215,20 @@ def has_encoder(params: Params) -> bool:
     return "input_proj" in params["codec"]
 
 
+def check_params(config: VoxtralConfig, params: Params) -> None:
+    """Raises CheckpointError unless these weights can be written as a checkpoint of `config`."""
+    expected = dict(leaves(abstract_params(config, encoder=has_encoder(params))))
+    given = dict(leaves(params))
+    if any(key[-1] == SCALE for key in given):
+        raise CheckpointError("weights of 8 bits cannot be written: load bfloat16 ones")
+    if expected.keys() != given.keys():
+        odd = {checkpoint_key(p) for p in expected.keys() ^ given.keys()}
+        raise CheckpointError(f"weights do not fit the configuration: {_listed(odd)}")
+    for key, leaf in given.items():
+        if leaf.shape != expected[key].value.shape:
+            raise CheckpointError(f"{checkpoint_key(key)} has shape {leaf.shape}")
+
+
 def save_params(
     path: str | os.PathLike[str],
     config: VoxtralConfig,
@@ -229,18 +243,8 @@ def save_params(
     Raises:
         CheckpointError: the tree does not fit `config`.
     """
-    expected = dict(leaves(abstract_params(config, encoder=has_encoder(params))))
-    given = dict(leaves(params))
-    if any(key[-1] == SCALE for key in given):
-        raise CheckpointError(f"weights of 8 bits cannot be written to {path}: load bfloat16 ones")
-    if expected.keys() != given.keys():
-        odd = {checkpoint_key(p) for p in expected.keys() ^ given.keys()}
-        raise CheckpointError(f"weights do not fit the configuration: {_listed(odd)}")
-    tensors = {}
-    for key, leaf in given.items():
-        if leaf.shape != expected[key].value.shape:
-            raise CheckpointError(f"{checkpoint_key(key)} has shape {leaf.shape}")
-        tensors[checkpoint_key(key)] = np.asarray(leaf.astype(dtype))
+    check_params(config, params)
+    tensors = {checkpoint_key(key): np.asarray(leaf.astype(dtype)) for key, leaf in leaves(params)}
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary)

@@ -108,7 +108,10 @@ def decode_codes(model: Model, codes: Int[np.ndarray, "frames K"]) -> Float[np.n
         RequestError: the codes have a wrong shape, or one is out of its range.
     """
     config = model.config.codec
-    codes = np.asarray(codes)
+    try:
+        codes = np.asarray(codes)
+    except ValueError as error:
+        raise RequestError(f"codes must be [frames, {config.n_codebooks}]: {error}") from None
     check_codes(codes, config)
     stream, pieces = decoder_stream(config, 1), []
     for start, count, padded in _chunks(len(codes)):
@@ -138,7 +141,7 @@ def encode_audio(
 
     require_encoder(model)
     config = model.config.codec
-    samples = resample(to_mono(np.asarray(samples)), sample_rate, config.sampling_rate)
+    samples = resample(to_mono(samples), sample_rate, config.sampling_rate)
     if not len(samples) or not np.isfinite(samples).all():
         raise AudioError("the audio is empty or holds samples that are not finite")
     return encode_batch(model.codec, config, [samples], model.kernels)[0]

@@ -65,6 +65,8 @@ class CodecConfig:
         check(self.causal, f"{where}.causal: only true is supported")
         check(not self.use_biases, f"{where}.use_biases: only false is supported")
         check_heads(where, self.n_heads, self.n_kv_heads)
+        patch = self.pretransform_patch_size
+        check(patch >= 1, f"{where}.pretransform_patch_size must be 1 or more, got {patch}")
         check(self.acoustic_codebook_size >= 2, f"{where}.acoustic_codebook_size must be >= 2")
         for side in ("encoder", "decoder"):
             lengths = {

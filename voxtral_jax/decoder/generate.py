@@ -103,7 +103,8 @@ def choose_semantic(
 
     def draw() -> Array:
         warmth = jnp.where(requests.temperature > 0, requests.temperature, 1.0)
-        scaled = logits / warmth[:, None]
+        # From the likeliest down, so that none overflows however cold it is.
+        scaled = (logits - jnp.max(logits, axis=-1, keepdims=True)) / warmth[:, None]
         probabilities = jax.nn.softmax(scaled)
         ranked = jnp.sort(probabilities, axis=-1, descending=True)
         # An entry is in the nucleus if those above it do not fill top_p.
@@ -111,7 +112,7 @@ def choose_semantic(
         least = jnp.min(
             jnp.where(before < requests.top_p[:, None], ranked, jnp.inf), axis=-1, keepdims=True
         )
-        nucleus = jnp.where(probabilities >= least, scaled, MASKED)
+        nucleus = jnp.where(probabilities >= least, scaled, -jnp.inf)
 
         def one(seed: Array, frame: Array, row: Array) -> Array:
             key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), frame), 1)

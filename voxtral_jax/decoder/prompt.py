@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LEAST_PROMPT = 64
 """Smallest padded prompt, in tokens."""
+MARKS = 5
+"""Tokens of a prompt that are neither voice nor text."""
 
 
 @struct.dataclass

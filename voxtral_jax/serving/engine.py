@@ -6,42 +6,33 @@ slow on the host (phonemes, encoding a reference) happens in the thread that ask
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from voxtral_jax.cloning import Reference, make_voice
 from voxtral_jax.codec.run import opening_frames
-from voxtral_jax.decoder.prompt import LEAST_PROMPT
 from voxtral_jax.errors import BusyError, ClosedError, EngineError, RequestError, TextError
 from voxtral_jax.flow import Sampler
-from voxtral_jax.serving.lines import Chunk, Line
-from voxtral_jax.serving.room import Room, chunk_size
+from voxtral_jax.serving.lines import Chunk
+from voxtral_jax.serving.room import chunk_size, engine_room
 from voxtral_jax.serving.scheduler import Scheduler
 from voxtral_jax.serving.settings import EngineSettings, Status
 from voxtral_jax.serving.talk import Talk
 from voxtral_jax.serving.warmup import warm_up
+from voxtral_jax.serving.work import Work
 from voxtral_jax.synthesis import Assembly
-from voxtral_jax.utterance import Options, Utterance, prepare
+from voxtral_jax.utterance import Options, prepare
 from voxtral_jax.voice import Voice
 
 if TYPE_CHECKING:
     from voxtral_jax.model import Model
 
-
-@dataclass(eq=False)
-class _Work:
-    """A request in the engine: lines still to speak, where its chunks go, frames handed out."""
-
-    talk: Talk
-    utterance: Utterance
-    assembly: Assembly
-    sampler: Sampler
-    lines: deque[Line]
-    frames: int = 0
+log = logging.getLogger(__name__)
 
 
 class Engine:
@@ -58,31 +49,16 @@ class Engine:
         config = model.config
         least = opening_frames(config.codec)
         self._chunks = tuple(sorted({max(least, count) for count in settings.chunk_frames}))
-        most = round(settings.longest_part * config.codec.frame_rate)
-        prompt = min(settings.longest_prompt, config.max_position_embeddings - most)
-        if prompt < LEAST_PROMPT:
-            raise RequestError(
-                f"longest_prompt {settings.longest_prompt} and longest_part "
-                f"{settings.longest_part} s leave no room in the model's "
-                f"{config.max_position_embeddings} tokens"
-            )
-        rows = model.batch_invariant
-        if rows not in (None, settings.slots):
-            raise RequestError(
-                f"the model computes {rows} rows whatever is asked for: start the engine with "
-                f"{rows} slots, not {settings.slots}"
-            )
-        invariant = rows is not None
-        self._room = Room(settings.slots, prompt, most, max(self._chunks), invariant)
+        self._room = engine_room(model, settings, max(self._chunks))
         own = config.flow.n_decoding_steps
         self._samplers = {
             steps: Options(steps=steps).sampler(model) for steps in {own, *settings.steps}
         }
         self._changed = threading.Condition()
         self._preparing = threading.Lock()
-        self._waiting: deque[_Work] = deque()
-        self._working: dict[Talk, _Work] = {}
-        self._open = self._ends = False
+        self._waiting: deque[Work] = deque()
+        self._working: dict[Talk, Work] = {}
+        self._open = self._ends = self._broken = False
         self._frames = self._failures = 0
         self._pace = 0.0
         self._thread = threading.Thread(target=self._drive, name="voxtral-engine", daemon=True)
@@ -130,6 +106,7 @@ class Engine:
                 frames=self._frames,
                 failures=self._failures,
                 alive=self._open and self._thread.is_alive(),
+                broken=self._broken,
             )
 
     def speak(
@@ -161,6 +138,7 @@ class Engine:
             TextError, VoiceError, AudioError, RequestError, CheckpointError: the request is wrong.
             BusyError: the queue is full.
             ClosedError: the engine is not open.
+            EngineError: the device failed for good.
         """
         options = Options(
             guidance=guidance,
@@ -185,9 +163,14 @@ class Engine:
             # The phonemizers behind it are not thread-safe.
             utterance = prepare(self.model, [text], voice, ref, seed, language, options)[0]
         self._room.check(utterance.lines, self.model.config.codec.frame_rate)
-        talk = Talk(self.model.sample_rate, self.model.config.codec.n_codebooks, self._forget)
+        talk = Talk(
+            self.model.sample_rate,
+            self.model.config.codec.n_codebooks,
+            self._forget,
+            utterance.text_tokens,
+        )
         assembly = Assembly(self.model, utterance, options)
-        work = _Work(talk, utterance, assembly, sampler, deque(utterance.lines))
+        work = Work(talk, utterance, assembly, sampler, deque(utterance.lines))
         with self._changed:
             self._admissible()
             self._waiting.append(work)
@@ -206,6 +189,8 @@ class Engine:
     def _admissible(self) -> None:
         """Raises BusyError or ClosedError unless the queue has room."""
         with self._changed:
+            if self._broken:
+                raise EngineError("the device failed for good; start the engine anew")
             if not self._open or not self._thread.is_alive():
                 raise ClosedError("the engine is closed to new requests")
             if len(self._waiting) >= self.settings.most_waiting:
@@ -225,19 +210,26 @@ class Engine:
     # The engine's own thread
 
     def _drive(self) -> None:
-        scheduler = Scheduler[Talk](self.model, self._room)
+        try:
+            while self._drive_slots(Scheduler[Talk](self.model, self._room)):
+                pass  # whatever the device did, the next requests get fresh slots
+        except Exception as error:
+            # There are none to be had: nobody shall wait for them.
+            self._give_up(error)
+
+    def _drive_slots(self, scheduler: Scheduler[Talk]) -> bool:
+        """Until the engine ends, or (true) the device fails. The slots' memory is free then."""
         while True:
             with self._changed:
                 while not (self._ends or self._waiting or self._working):
                     self._changed.wait()
                 if self._ends and not self._working:
-                    return
+                    return False
             try:
                 self._turn(scheduler)
             except Exception as error:
-                # Whatever the device did, the next requests get fresh slots.
-                self._fail(error)
-                scheduler = Scheduler[Talk](self.model, self._room)
+                self._fail(error, [*self._working])
+                return True
 
     def _turn(self, scheduler: Scheduler[Talk]) -> None:
         for talk in [talk for talk in self._working if talk.over]:
@@ -259,14 +251,14 @@ class Engine:
             if not talk.over:
                 self._hand_out(scheduler, self._working[talk], chunk)
 
-    def _start(self, scheduler: Scheduler[Talk], work: _Work) -> int:
+    def _start(self, scheduler: Scheduler[Talk], work: Work) -> int:
         """Gives the next line of a request a slot; returns the tokens that took."""
         line = work.lines.popleft()
         scheduler.admit([(work.talk, line, work.sampler)])
         work.talk.begin()
         return len(line.ids)
 
-    def _hand_out(self, scheduler: Scheduler[Talk], work: _Work, chunk: Chunk) -> None:
+    def _hand_out(self, scheduler: Scheduler[Talk], work: Work, chunk: Chunk) -> None:
         piece = work.assembly.push(chunk)
         assert piece is not None, "a talk that is over is no longer at work"
         samples, codes, reason = piece
@@ -286,10 +278,17 @@ class Engine:
             self._pace = 0.8 * self._pace + 0.2 * taken if self._pace else taken
             self._changed.notify_all()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, talks: Iterable[Talk]) -> None:
         with self._changed:
             self._failures += 1
-            for talk in [*self._working]:
+            for talk in talks:
                 talk.fail(EngineError(f"the device failed: {error}"))
-                del self._working[talk]
+                self._working.pop(talk, None)
             self._changed.notify_all()
+
+    def _give_up(self, error: Exception) -> None:
+        log.error("the engine cannot go on", exc_info=error)
+        with self._changed:
+            self._open, self._broken = False, True
+            self._fail(error, [*self._working, *(work.talk for work in self._waiting)])
+            self._waiting.clear()

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from voxtral_jax.buckets import bucket
-from voxtral_jax.errors import TextError
+from voxtral_jax.decoder.prompt import LEAST_PROMPT
+from voxtral_jax.errors import RequestError, TextError
 from voxtral_jax.serving.lines import Line
+
+if TYPE_CHECKING:
+    from voxtral_jax.model import Model
+    from voxtral_jax.serving.settings import EngineSettings
 
 LEAST_CACHE = 128
 """Smallest key/value cache, in tokens."""
@@ -82,6 +88,31 @@ class Room:
     def span(self, tokens: int) -> int:
         """How much of the cache to look at for sequences of up to so many tokens."""
         return next((span for span in self.spans if span >= tokens), self.cache)
+
+
+def engine_room(model: Model, settings: EngineSettings, chunk: int) -> Room:
+    """The room of an engine's slots, in chunks of at most so many frames.
+
+    Raises:
+        RequestError: the model cannot have slots of these sizes.
+    """
+    config, rows = model.config, model.batch_invariant
+    prompt, frames = settings.longest_prompt, round(settings.longest_part * config.codec.frame_rate)
+    if rows is not None:
+        if (settings.slots, prompt, frames) != (rows, LONGEST_PROMPT, LONGEST_LINE):
+            raise RequestError(
+                f"the model computes {rows} rows of one size whatever is asked for: start the "
+                f"engine with {rows} slots, not {settings.slots}, and with longest_prompt and "
+                "longest_part as they are by default"
+            )
+        return Room.invariant_of(rows, chunk)
+    prompt = min(prompt, config.max_position_embeddings - frames)
+    if prompt < LEAST_PROMPT:
+        raise RequestError(
+            f"longest_prompt {settings.longest_prompt} and longest_part {settings.longest_part} s "
+            f"leave no room in the model's {config.max_position_embeddings} tokens"
+        )
+    return Room(settings.slots, prompt, frames, chunk)
 
 
 def chunk_size(sizes: Sequence[int], load: float, youngest: int) -> int:

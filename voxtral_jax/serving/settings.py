@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from voxtral_jax.errors import RequestError
@@ -41,6 +42,10 @@ class EngineSettings:
                 "slots, chunk_frames, most_waiting and longest_text must be 1 or more (chunks at "
                 f"most 1024), got {self!r}"
             )
+        if min(self.admit_tokens, self.longest_prompt) < 1:
+            raise RequestError("admit_tokens and longest_prompt must be 1 or more")
+        if not 0 < self.longest_part < math.inf:
+            raise RequestError(f"longest_part must be more than 0 s, got {self.longest_part!r}")
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Status:
         frames: made since the start.
         failures: of the device since the start.
         alive: whether it takes requests.
+        broken: whether the device failed for good.
     """
 
     slots: int
@@ -61,3 +67,4 @@ class Status:
     frames: int
     failures: int
     alive: bool
+    broken: bool

@@ -27,13 +27,22 @@ class Talk:
         sample_rate: in Hz.
         codebooks: K.
         forget: called once when it is cancelled.
+        text_tokens: of what it says.
 
     Attributes:
+        text_tokens: of what it says.
         waited: seconds from the request to its slot; None before.
         seconds: from the request to its end; None before.
     """
 
-    def __init__(self, sample_rate: int, codebooks: int, forget: Callable[[Talk], None]) -> None:
+    def __init__(
+        self,
+        sample_rate: int,
+        codebooks: int,
+        forget: Callable[[Talk], None],
+        text_tokens: int = 0,
+    ) -> None:
+        self.text_tokens = text_tokens
         self.waited: float | None = None
         self.seconds: float | None = None
         self._sample_rate = sample_rate

@@ -111,7 +111,8 @@ def phonemes(text: str, language: str) -> str:
             f'pronouncing "{language}" needs a package that is missing ({error}); '
             "pip install voxtral-jax once more, with what it depends on"
         ) from error
-    except ValueError as error:  # Chinese characters, say, in Korean
+    # Chinese characters, say, in Korean; more than OpenJTalk takes at once.
+    except (ValueError, RuntimeError) as error:
         raise TextError(f'"{text[:40]}" cannot be pronounced in "{language}": {error}') from error
     spelled = spelled.replace("g", "ɡ")
     # NFC joins a vowel and its tilde; the symbols keep them apart.

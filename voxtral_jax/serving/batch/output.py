@@ -8,13 +8,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from voxtral_jax.errors import JobError
+from voxtral_jax.files import TEMPORARY
 from voxtral_jax.locking import held
 from voxtral_jax.serving.batch.jobs import RESULTS, Job
 from voxtral_jax.serving.batch.records import JOURNALS, merge
 
 LOCK = "lock"
-TEMPORARY = re.compile(r"\.tmp-\d+$")
-"""How names end that `voxtral_jax.files.replacing` writes to."""
 
 
 @contextmanager
@@ -70,5 +69,5 @@ def left_to_do(out: Path, jobs: Sequence[Job]) -> list[Job]:
 def remove_partial(out: Path) -> None:
     """Removes what killed writers left behind."""
     for file in out.rglob("*.tmp-*"):
-        if TEMPORARY.search(file.name):
+        if re.search(TEMPORARY + "$", file.name) and file.is_file():
             file.unlink(missing_ok=True)

@@ -61,9 +61,10 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> FastAP
     app.include_router(catalogue_routes(service), dependencies=asks)
     app.include_router(conversation_routes(service))
 
-    @app.get("/health", tags=["state"])
+    @app.get("/health", tags=["state"], responses={503: {"model": ErrorAnswer}})
     async def health() -> dict[str, str]:
-        """The process is there."""
+        """The process is there, and need not be started anew."""
+        service.check_health()
         return {"status": "ok"}
 
     @app.get("/ready", tags=["state"], responses={503: {"model": ErrorAnswer}})

@@ -31,7 +31,7 @@ def serve(
     adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=0, max=65535)] = 8000,
     name: Annotated[str, typer.Option(help="Of the model, in /v1/models.")] = "voxtral",
     voices: Annotated[
         Path | None, typer.Option(help="Directory for the voices that clients keep.")

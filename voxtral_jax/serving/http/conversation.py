@@ -15,8 +15,8 @@ from voxtral_jax.errors import BusyError, ClosedError, RequestError
 from voxtral_jax.serving.http.failures import RETRY_SECONDS, Refusal, describe, refuse
 from voxtral_jax.serving.http.recital import Recital
 from voxtral_jax.serving.http.schemas import Manner
+from voxtral_jax.serving.http.sentences import Sentence, Sentences
 from voxtral_jax.serving.http.service import Service
-from voxtral_jax.text import language_of, split_sentences
 
 PATH = "/v1/audio/speech/ws"
 PROTOCOL = "voxtral"
@@ -54,38 +54,6 @@ MESSAGES: TypeAdapter[OptionsMessage | TextMessage | OrderMessage] = TypeAdapter
 )
 
 
-class Sentences:
-    """Cuts text that comes in pieces into sentences.
-
-    Attributes:
-        language: of the text; None finds out.
-        rest: what may still go on.
-    """
-
-    def __init__(self) -> None:
-        self.language: str | None = None
-        self.rest = ""
-
-    def push(self, text: str) -> list[str]:
-        """The sentences that are complete now: those that another one follows."""
-        self.rest += text
-        pieces = split_sentences(self.rest, self.language or language_of(self.rest))
-        complete, begun = [], ""
-        for piece in pieces[:-1]:
-            begun += piece
-            # Signs without a word belong to what follows.
-            if any(map(str.isalnum, begun)):
-                complete.append(begun.strip())
-                begun = ""
-        self.rest = begun + "".join(pieces[-1:])
-        return complete
-
-    def flush(self) -> list[str]:
-        """The rest, if there is anything to say in it."""
-        rest, self.rest = self.rest.strip(), ""
-        return [rest] if any(map(str.isalnum, rest)) else []
-
-
 class Conversation:
     """One connection: a task reads what the client sends, another speaks sentence by sentence.
 
@@ -99,7 +67,7 @@ class Conversation:
         self._socket = socket
         self._sentences = Sentences()
         self._manner: dict[str, Any] = {}
-        self._queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[Sentence | None] = asyncio.Queue()
         self._queued = 0
         self._number = 0
         self._finishing = asyncio.Event()
@@ -187,17 +155,17 @@ class Conversation:
     async def _enqueue(self, cut: Any, *text: str) -> None:
         async with self._cutting:
             for sentence in await self._service.in_thread(cut, *text):
-                self._queued += len(sentence)
+                self._queued += len(sentence.text)
                 self._queue.put_nowait(sentence)
 
     def _forget(self) -> None:
-        self._sentences.rest = ""
+        self._sentences.forget()
         self._queue = asyncio.Queue()
         self._queued = 0
 
     async def _speak_all(self) -> None:
         while (sentence := await self._queue.get()) is not None:
-            self._queued -= len(sentence)
+            self._queued -= len(sentence.text)
             self._number += 1
             try:
                 async with asyncio.timeout(self._service.settings.request_seconds):
@@ -210,13 +178,15 @@ class Conversation:
             except Exception as error:
                 await self._fail(error, number=self._number)
 
-    async def _speak(self, sentence: str) -> None:
+    async def _speak(self, sentence: Sentence) -> None:
         begun = time.perf_counter()
         outcome = "cancelled"
-        talk = await self._service.speak(sentence, **self._manner)
+        talk = await self._service.speak(
+            sentence.text, **self._manner | {"language": sentence.language}
+        )
         recital = Recital(self._service, talk, begun)
         try:
-            await self._tell("sentence", number=self._number, text=sentence)
+            await self._tell("sentence", number=self._number, text=sentence.text)
             async for samples in recital.samples():
                 await self._socket.send_bytes(pcm(samples))
             outcome = recital.finish_reason or outcome

@@ -30,7 +30,6 @@ class Delivery(Response):
         recital: to deliver.
         request: how.
         sample_rate: in Hz.
-        input_tokens: of the text, for the usage that events report.
         deadline: of the event loop's clock.
     """
 
@@ -40,14 +39,12 @@ class Delivery(Response):
         request: SpeechRequest,
         *,
         sample_rate: int,
-        input_tokens: int,
         deadline: float,
     ) -> None:
         super().__init__()
         self._recital = recital
         self._request = request
         self._rate = sample_rate
-        self._input_tokens = input_tokens
         self._deadline = deadline
         self._started = self._finished = False
 
@@ -113,7 +110,7 @@ class Delivery(Response):
         reason = self._complete()
         await self._start(send, "text/event-stream")
         await self._send_delta(send, await asyncio.to_thread(encoder.finish))
-        tokens, frames = self._input_tokens, self._recital.frames
+        tokens, frames = self._recital.text_tokens, self._recital.frames
         await self._send_event(
             send,
             "speech.audio.done",

@@ -31,7 +31,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets a request through, or answers it."""
-        if scope["type"] not in ("http", "websocket") or not scope["path"].startswith(GUARDED):
+        # Not `startswith`: the app may be mounted, or served under a root path.
+        if scope["type"] not in ("http", "websocket") or GUARDED not in scope["path"]:
             await self._app(scope, receive, send)
             return
         try:
@@ -65,7 +66,11 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or origin in self._settings.origins:
             return
-        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+        try:
+            host = urlsplit(origin).netloc
+        except ValueError:
+            host = ""  # no address
+        if not host or host.lower() != headers.get("host", "").lower():
             message = f"pages of {origin[:80]} may not call; --origin allows them"
             raise Refusal(403, "bad_origin", message)
 

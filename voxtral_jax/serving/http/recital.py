@@ -33,6 +33,7 @@ class Recital:
         begun: when the request came (`time.perf_counter`).
 
     Attributes:
+        text_tokens: of the text.
         frames: made so far.
         seconds: of audio made so far.
         finish_reason: None until the end.
@@ -43,6 +44,7 @@ class Recital:
         self._mark = service.mark
         self._talk = talk
         self._begun = begun
+        self.text_tokens = talk.text_tokens
         self.frames = 0
         self.seconds = 0.0
         self.finish_reason: FinishReason | None = None

@@ -64,8 +64,14 @@ class Service:
         """Raises ClosedError unless new requests are taken."""
         if self.draining:
             raise ClosedError("the server is ending; ask another one, or again later")
+        self.check_health()
         if not self.engine.status.alive:
             raise ClosedError("the server is starting; ask again later")
+
+    def check_health(self) -> None:
+        """Raises ClosedError if it can never speak again."""
+        if self.engine.status.broken:
+            raise ClosedError("the device failed for good; the server must be started anew")
 
     @contextmanager
     def place(self) -> Iterator[None]:

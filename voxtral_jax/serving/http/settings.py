@@ -56,6 +56,9 @@ class ServerSettings:
                 raise RequestError(f"{field.name} must be more than 0, got {value!r}")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
             raise RequestError("the API key must be of ASCII characters, and not empty")
+        if self.api_key is not None:
+            # Files that keys are read from end with a newline.
+            object.__setattr__(self, "api_key", self.api_key.strip())
 
     @property
     def largest_body(self) -> int:

@@ -76,17 +76,11 @@ async def _prepare(service: Service, request: Request, begun: float, deadline: f
     with service.place():
         wanted, upload = await read_request(request)
         who = await service.speaker(wanted, upload)
-        tokens = 0
-        if wanted.stream_format == "sse":
-            tokenizer = service.engine.model.tokenizer
-            ids = await service.in_thread(tokenizer.encode, wanted.input, wanted.language)
-            tokens = len(ids)
         talk = await service.speak(wanted.input, **who, **wanted.options())
     return Delivery(
         Recital(service, talk, begun),
         wanted,
         sample_rate=service.engine.model.sample_rate,
-        input_tokens=tokens,
         deadline=deadline,
     )
 

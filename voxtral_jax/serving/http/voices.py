@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from voxtral_jax.cloning import make_voice
-from voxtral_jax.errors import VoiceError
+from voxtral_jax.errors import RequestError, VoiceError
 from voxtral_jax.serving.http.failures import Refusal
 from voxtral_jax.voice import About, Voice, read_about
 
@@ -31,6 +31,9 @@ class VoiceStore:
         model: whose presets they are, and which makes voices from recordings.
         directory: of the kept voices, made if it is missing; None keeps none.
         most: voices in the directory.
+
+    Raises:
+        RequestError: the directory cannot be made.
     """
 
     def __init__(self, model: Model, directory: Path | None, most: int) -> None:
@@ -39,7 +42,10 @@ class VoiceStore:
         self._most = most
         self._lock = Lock()
         if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RequestError(f"{directory} cannot keep voices: {error}") from None
 
     def abouts(self) -> dict[str, tuple[About, bool]]:
         """What is known of each voice by name, and whether it is a preset."""

@@ -20,7 +20,7 @@ import msgpack
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from voxtral_jax.errors import DataError
-from voxtral_jax.files import replacing
+from voxtral_jax.files import TEMPORARY, replacing
 
 SHARD_SUFFIX = ".array_record"
 INDEX_SUFFIX = ".jsonl"
@@ -133,7 +133,7 @@ class RecordWriter:
 
 def _remove_remains(directory: Path, kind: str) -> None:
     """Removes what a killed run left: open shards, shards without an index, and the reverse."""
-    ours = re.compile(rf"{kind}-\d{{5,}}(\.array_record(\.open)?|\.jsonl(\.tmp-\d+)?)")
+    ours = re.compile(rf"{kind}-\d{{5,}}(\.array_record(\.open)?|\.jsonl({TEMPORARY})?)")
     for path in [path for path in directory.iterdir() if ours.fullmatch(path.name)]:
         pair = {path.with_suffix(suffix) for suffix in (SHARD_SUFFIX, INDEX_SUFFIX)}
         if path not in pair or not all(one.exists() for one in pair):
