@@ -4,7 +4,8 @@
     python benchmarks/cold_start.py --params configs/voxtral-4b/params.json  # random weights
 
 Each start is a fresh process that loads the model, speaks five seconds and saves them, as a user's
-command does. With --params a checkpoint of these sizes is written first.
+command does, though as raw samples, for which no library is needed. With --params a checkpoint of
+these sizes is written first.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def main() -> None:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
                 voice = pool.submit(write_checkpoint, options.params, Path(directory)).result()
         starts = [
-            start(directory, voice, options.dtype, here / "cache", here / "speech.wav")
+            start(directory, voice, options.dtype, here / "cache", here / "speech.pcm")
             for _ in range(1 + options.repeats)
         ]
         from report import circumstances, tell

@@ -4,17 +4,25 @@
 
 Measures the device's two ceilings, each part of a frame against its floor, the streams of the table
 below through the engine, the codec, a cold start, and equality of the compiled kernels with their
-plain twins (`pytest -m gpu`). Needs the repository, jax, flax, jaxtyping, ftfy, safetensors and
-rich; no tokenizer, no weights. Each step is a process of its own: one that fails is reported, and
-the rest goes on. `--only` repeats some steps and keeps the others' figures of the same file.
+plain twins (`pytest -m gpu`). Needs jax, flax, jaxtyping, ftfy (and its wcwidth), safetensors and
+rich; py3langid and sentencex for the streams, whose text is cut into parts; pytest and hypothesis
+for the kernels, matplotlib for the plot; no tokenizer, no weights. The repository need not be
+installed.
+
+Each step is a process of its own: one that fails is reported, and the rest goes on. The file is
+written after each step, so that a call which is stopped keeps what it measured; `--only` runs some
+steps and keeps the others' figures of the same file.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,15 +33,27 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SIZES = HERE.parent / "configs" / "voxtral-4b" / "params.json"
-STEP_SECONDS = 240
-"""After which a step is given up: ten minutes shall hold all of them."""
-ENGINE = ("--seconds", "15", "--rates", "--characters", "500", "--prompt", "256", "--part", "20")
+ROOT = HERE.parent
+SIZES = ROOT / "configs" / "voxtral-4b" / "params.json"
+TESTS = ROOT / "tests" / "test_kernels.py"
+"""All tests marked gpu; to collect the other files takes packages that a bare machine lacks."""
+STEP_SECONDS = 240.0
+"""After which a step is given up."""
+LOG_CHARACTERS = 4000
+"""Kept of what a failed step printed last."""
+ENGINE = (
+    *("--seconds", "15", "--rates", "--characters", "500", "--prompt", "256", "--part", "20"),
+    "--no-plot",
+)
 """Of the streams: 500 characters with a 10 s reference, as in the published figures."""
 ONE = ("--slots", "1", "--chunks", "1", "4", "--clients", "1")
 """Of a single stream: first audio after one frame (80 ms)."""
 MANY = ("--chunks", "1", "8")
 """Of many: the same, then chunks that cost less."""
+
+
+class StepError(Exception):
+    """Why a step failed."""
 
 
 @dataclass(frozen=True)
@@ -196,32 +216,81 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def run_step(step: Step, sizes: Path, folder: Path) -> dict[str, Any]:
-    """What a step measured, or `{"failed": why}`."""
-    out = folder / "step.json"
-    command = [sys.executable, str(HERE / step.script), "--params", str(sizes), "--out", str(out)]
-    try:
-        done = subprocess.run(
-            [*command, *step.arguments],
-            timeout=STEP_SECONDS,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-    except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {STEP_SECONDS} s"}
-    if done.returncode or not out.exists():
-        return {"failed": done.stdout[-2000:]}
-    measured: dict[str, Any] = json.loads(out.read_text())
-    out.unlink()
+def run_process(command: list[str], folder: Path, seconds: float) -> str:
+    """What a process printed; it leaves no children behind.
+
+    Args:
+        command: of it.
+        folder: of its temporary files.
+        seconds: after which it is ended.
+
+    Raises:
+        StepError: it failed, or took longer.
+    """
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": str(folder)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        # A group, so that its children end with it; no session, which would outlive ours.
+        process_group=0,
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=seconds)
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            # To the end of the pipe, which comes once the last child is gone.
+            printed, _ = process.communicate()
+            if isinstance(error, subprocess.TimeoutExpired):
+                why = f"took more than {seconds:g} s\n{printed[-LOG_CHARACTERS:]}"
+                raise StepError(why.strip()) from None
+            raise
+    if process.returncode:
+        raise StepError(f"status {process.returncode}\n{printed[-LOG_CHARACTERS:]}".strip())
+    return printed
+
+
+def run_step(step: Step, sizes: Path, seconds: float = STEP_SECONDS) -> dict[str, Any]:
+    """What a step measured, or `{"failed": why}`; its files are gone either way."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "step.json"
+        script = [sys.executable, str(HERE / step.script)]
+        where = ["--params", str(sizes), "--out", str(out)]
+        try:
+            run_process([*script, *where, *step.arguments], Path(folder), seconds)
+            measured: dict[str, Any] = json.loads(out.read_text())
+        except (StepError, OSError) as error:
+            return {"failed": str(error)}
     return measured
 
 
-def run_tests() -> dict[str, Any]:
-    """How the tests marked gpu ended: their last line."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-q", "tests"]
-    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
-    return {"status": done.returncode, "end": done.stdout.splitlines()[-1:]}
+def run_tests(file: Path = TESTS, seconds: float = STEP_SECONDS) -> dict[str, Any]:
+    """How the tests marked gpu ended: their last line, or `{"failed": why}`."""
+    # Without the project's options, which ask for pytest-xdist.
+    options = ("-m", "gpu", "-q", "-o", "addopts=", "-p", "no:cacheprovider")
+    command = [sys.executable, "-m", "pytest", *options, str(file)]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            printed = run_process(command, Path(folder), seconds)
+        except StepError as error:
+            return {"failed": str(error)}
+    return {"end": printed.splitlines()[-1]}
+
+
+def save(results: dict[str, Any], out: Path) -> None:
+    """Writes all results, with the device and the date, in one step."""
+    devices = [one["device"] for one in results.values() if "device" in one]
+    results["device"] = devices[0] if devices else "unknown"
+    results["date"] = datetime.date.today().isoformat()
+    # A call may be stopped while it writes.
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=2) + "\n")
+    partial.replace(out)
 
 
 def main() -> None:
@@ -232,16 +301,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON; the plot goes beside it")
     options = parser.parse_args()
 
+    # Ends the running step and removes its files, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     # What one process compiled another one finds.
     with tempfile.TemporaryDirectory() as folder:
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(folder) / "compiled"))
         for name in options.only or [*STEPS, "tests"]:
-            begun = time.monotonic()
-            if name == "tests":
-                measured = run_tests()
-            else:
-                measured = run_step(STEPS[name], options.params, Path(folder))
+            begun, before = time.monotonic(), lines(results)
+            measured = run_tests() if name == "tests" else run_step(STEPS[name], options.params)
             if "failed" in measured:
                 results.setdefault("failed", {})[name] = measured["failed"]
                 print(f"{name}: failed\n{measured['failed']}", flush=True)
@@ -249,12 +318,13 @@ def main() -> None:
                 results[name] = measured
                 results.get("failed", {}).pop(name, None)
                 print(f"{name}: {time.monotonic() - begun:.0f} s", flush=True)
-            devices = [one["device"] for one in results.values() if "device" in one]
-            results["device"] = devices[0] if devices else "unknown"
-            results["date"] = datetime.date.today().isoformat()
-            options.out.write_text(json.dumps(results, indent=2) + "\n")
-    print("\n".join(lines(results)))
-    if "decode" in results:
+            save(results, options.out)
+            # Now, for a call that is stopped does not come to the table.
+            for line in lines(results):
+                if line not in before:
+                    print(line, flush=True)
+    print("\n".join(["", *lines(results)]))
+    if "decode" in results and importlib.util.find_spec("matplotlib"):
         plot(results, options.out.with_suffix(".png"))
 
 

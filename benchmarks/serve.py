@@ -5,8 +5,8 @@
 
 With --params the weights are random and every request gets the usual length of its text. Closed
 loop: so many clients, each asking again as soon as it was answered. Open loop: requests come at
-random (Poisson) at a share of the closed loop's best throughput. Writes JSON (--out) and a plot
-beside it.
+random (Poisson) at a share of the closed loop's best throughput. Writes JSON (--out) and, unless
+told otherwise (--no-plot), a plot beside it.
 """
 
 from __future__ import annotations
@@ -253,6 +253,9 @@ def main() -> None:
     parser.add_argument("--part", type=float, default=60.0, help="seconds of the longest part")
     parser.add_argument("--dtype", choices=DTYPES, help="(default: by device)")
     parser.add_argument("--out", type=Path, help="write JSON here, and a plot beside it")
+    parser.add_argument(
+        "--no-plot", action="store_true", help="JSON only: matplotlib is not needed"
+    )
     options = parser.parse_args()
 
     vx.enable_compilation_cache()
@@ -296,7 +299,8 @@ def main() -> None:
             print(f"{share:4.0%} of best  ", _line(row), flush=True)
     if options.out:
         write(result, options.out)
-        plot(result, options.out.with_suffix(".png"))
+        if not options.no_plot:
+            plot(result, options.out.with_suffix(".png"))
 
 
 def _line(row: dict[str, Any]) -> str:
