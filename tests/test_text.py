@@ -332,6 +332,14 @@ def test_parts_are_of_about_equal_length() -> None:
         assert min(lengths) > 0.4 * max(lengths)
 
 
+def test_parts_are_cut_as_the_language_that_is_named_writes() -> None:
+    text = "Wir kommen am 3. Mai. " * 8
+    german = [part.text for part in split_text(text, 5.0, "de")]
+    assert len(german) > 1
+    assert all(part.endswith("Mai.") for part in german)
+    assert any(part.text.endswith("3.") for part in split_text(text, 5.0, "en"))
+
+
 def test_numbers_are_not_cut() -> None:
     parts = split_text("between 1,234,567.89 and 12:34:56 o'clock " * 40)
     numbers = re.findall(r"\S*\d\S*", " ".join(part.text for part in parts))

@@ -152,7 +152,7 @@ def _utterance(
 ) -> Utterance:
     config = model.config
     lines, pauses, tokens = [], [], 0
-    for part in split_text(text, config.part_seconds):
+    for part in split_text(text, config.part_seconds, language):
         limits = frame_limits(part.text, config.codec.frame_rate)
         most = limits.maximum
         if options.max_seconds is not None:

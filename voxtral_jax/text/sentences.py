@@ -112,16 +112,21 @@ def _segments(language: str, text: str) -> Iterator[str]:
         yield rest
 
 
-def split_text(text: str, longest: float = PART_SECONDS) -> list[Part]:
+def split_text(text: str, longest: float = PART_SECONDS, language: str | None = None) -> list[Part]:
     """Parts of at most about `longest` seconds, cut at paragraphs, sentences, clauses, words.
 
     A text that is short enough is one part. Every part of a longer one has a letter or digit.
     Nothing is lost but white space, and lines without a letter or digit.
+
+    Args:
+        text: to be split.
+        longest: seconds.
+        language: ISO 639-1 code; found out by default.
     """
     text = text.strip()
     if estimate_seconds(text) <= longest:
         return [Part(text, AFTER_SENTENCE)]
-    language = language_of(text)
+    language = language or language_of(text)
     parts: list[Part] = []
     for paragraph in _paragraphs(text) or [text]:
         pieces = _fit(split_sentences(paragraph, language), longest, AFTER_SENTENCE, CUTS)
