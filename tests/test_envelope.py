@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from small import codec_table, random_weights, small_config, write_recordings
 
+from voxtral_jax import VoxtralConfig
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
 from voxtral_jax.errors import CheckpointError, ConfigError
@@ -372,6 +373,34 @@ def test_a_transformer_that_begins_anew_leaves_the_anchor_as_it_was(tmp_path: Pa
     for wrong in ({"start": None, "part": "whole"}, {"part": "decoder"}):
         with pytest.raises(ConfigError, match="anew is for runs with `start`"):
             started({"weight": 1.0, "anew": True}, **wrong)
+
+
+@pytest.mark.parametrize("lost", ["input_proj", "encoder_blocks.0.layers.0.attention", "quantizer"])
+@pytest.mark.parametrize(
+    "keeps", [{"part": "decoder"}, {"part": "whole", "quantizer": {"anchored": True}}]
+)
+def test_codes_are_kept_of_a_whole_encoder_only(tmp_path: Path, lost: str, keeps: Any) -> None:
+    table, _ = encoder_table(tmp_path)
+    task = codec_task(build_settings(CodecSettings, table | keeps, "a test"))
+    task.start(None)  # type: ignore[arg-type]
+    tensors = load_file(tmp_path / WEIGHTS_FILE)
+    kept = {name: x for name, x in tensors.items() if f"audio_tokenizer.{lost}" not in name}
+    assert len(kept) < len(tensors)
+    save_file(kept, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="no weights of the codec's encoder and quantizer"):
+        task.start(None)  # type: ignore[arg-type]
+
+
+def test_an_encoder_may_grow_and_keep_its_codes(tmp_path: Path) -> None:
+    table, _ = encoder_table(tmp_path)
+    data = small_config().to_dict()
+    data["multimodal"]["audio_tokenizer_args"]["encoder_transformer_lengths_str"] = "2,1"
+    VoxtralConfig.from_dict(data).save(tmp_path / "deeper.json")
+    table |= {"part": "decoder", "params": str(tmp_path / "deeper.json")}
+    task = codec_task(build_settings(CodecSettings, table, "a test"))
+    started = task.start(None)  # type: ignore[arg-type]
+    silent = started["codec", "encoder_blocks_0", "layers_1", "feed_forward", "w2", "weight"]
+    assert not np.any(silent)
 
 
 def test_the_flow_of_the_small_model_weighs_what_its_components_change() -> None:

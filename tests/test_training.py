@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import small
+import soundfile
 from safetensors.numpy import save_file
 from small import run
 
 from voxtral_jax import Voice, encode_audio, load_model, synthesize
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, read_tensors
 from voxtral_jax.cloning import voice_from_codes
-from voxtral_jax.errors import CheckpointError, ConfigError, VoiceError
+from voxtral_jax.errors import CheckpointError, ConfigError, DataError, VoiceError
 from voxtral_jax.parameters import leaves
 from voxtral_jax.training.checkpoints import run_weights
 from voxtral_jax.training.data.shards import CodeSource
@@ -111,6 +112,22 @@ def test_recordings_played_faster_are_of_other_speakers(world: World, tmp_path: 
         assert faster[key].speaker == f"{entry.speaker}@1.25"
         assert faster[key].texts == entry.texts
         assert faster[key].frames == pytest.approx(entry.frames / 1.25, abs=2)
+
+
+def test_recordings_that_failed_are_as_few_the_second_time(world: World, tmp_path: Path) -> None:
+    manifest = small.write_recordings(tmp_path / "audio", 4)
+    soundfile.write(tmp_path / "audio" / "2.wav", np.zeros(small.RATE), small.RATE)
+    table = {
+        "codec": str(world.codec),
+        "manifest": str(manifest),
+        "out": str(tmp_path / "codes"),
+        "most_broken": 0.3,
+    }
+    first, second = run("tokenize", table), run("tokenize", table)
+    assert "3 encoded, 0 were there already" in first
+    assert "0 encoded, 3 were there already" in second
+    with pytest.raises(DataError, match="1 of 4 recordings could not be read"):
+        run("tokenize", table | {"most_broken": 0.2})
 
 
 def test_constants_and_codebook_are_moved_by_no_gradient(world: World) -> None:
@@ -361,7 +378,7 @@ class LikesShort:
 
 
 def test_preference_tuning_prefers_the_winners(world: World, tmp_path: Path) -> None:
-    table = small.common(tmp_path / "dpo", 12, 1e-3) | {
+    table: dict[str, Any] = small.common(tmp_path / "dpo", 12, 1e-3) | {
         "start": str(world.speech),
         "codec": str(world.codec),
         "judge": f"{__name__}:LikesShort",
@@ -370,6 +387,8 @@ def test_preference_tuning_prefers_the_winners(world: World, tmp_path: Path) -> 
         "data": {"batch_size": 1},
         "losses": {"dtype": "float32"},
     }
+    # Some libraries take no more than 32 bits.
+    table["run"]["seed"] += 2**32
     run("dpo", table)
     metrics = small.read_metrics(tmp_path / "dpo")
     assert metrics[0]["semantic_dpo"] == pytest.approx(np.log(2), rel=1e-4)

@@ -34,7 +34,7 @@ from voxtral_jax.training.data.layout import fill_row, lay_out, one_per_row, spe
 from voxtral_jax.training.data.manifest import Manifest, read_manifest
 from voxtral_jax.training.data.packing import pack
 from voxtral_jax.training.data.pairing import NOBODY, Voices
-from voxtral_jax.training.data.recordings import read_crop, read_utterance
+from voxtral_jax.training.data.recordings import at_speed, read_crop, read_utterance
 from voxtral_jax.training.data.shards import (
     CodeEntry,
     CodeRecord,
@@ -223,6 +223,17 @@ def test_a_crop_is_a_cut_of_the_whole(tmp_path: Path, rate: int, suffix: str) ->
     for first, count in [(0, 4_800), (7_681, 960), (31_337, 9_600), (len(whole) - 4_000, 9_600)]:
         crop = read_crop(one, RATE, first / RATE, count / RATE)
         np.testing.assert_allclose(crop, whole[first : first + count], atol=2e-6)
+
+
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_neighbouring_spans_stay_neighbours_at_any_speed(speed: float) -> None:
+    one = Utterance(key="a", audio="a.wav", texts=("A.",), language="en", speaker="s")
+    first = at_speed(replace(one, start=1.0, end=3.0, seconds=2.0), speed)
+    second = at_speed(replace(one, start=3.0, seconds=4.0), speed)
+    assert first.start == pytest.approx(1 / speed)
+    assert first.end == pytest.approx(first.start + first.seconds)
+    assert second.start == pytest.approx(first.end)
+    assert second.end is None
 
 
 def test_a_recording_that_is_not_what_it_was_is_an_error(tmp_path: Path) -> None:

@@ -13,17 +13,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import small
 from compiling import QUICK
 
+from voxtral_jax.adapter import add_adapters
 from voxtral_jax.errors import CheckpointError, ConfigError, TrainingError
 from voxtral_jax.training import stages
 from voxtral_jax.training.checkpoints import taken
 from voxtral_jax.training.distributed import Cluster, find_cluster
-from voxtral_jax.training.settings import load_settings
-from voxtral_jax.training.stages.codec_settings import CodecSettings
+from voxtral_jax.training.settings import build_settings, load_settings
+from voxtral_jax.training.speech import SpeechLosses
+from voxtral_jax.training.stages.codec_settings import CodecSettings, check_together
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -243,6 +246,9 @@ def test_one_setting_of_the_discriminators_leaves_the_others(config: Path) -> No
         ("run.steps=-1", r"run\.steps"),
         ("optimizer.learning_rate=fast", r"optimizer\.learning_rate"),
         ("optimizer.schedule=spiral", r"optimizer\.schedule"),
+        ("discriminators.windows=[2]", r"discriminators\.windows"),
+        ("losses.stft_windows=[]", r"losses\.stft_windows"),
+        ("quantizer.noise_share=2", r"quantizer\.noise_share"),
         ("nonsense", "nonsense"),
         ("params.deep.key=1", "params"),
     ],
@@ -250,6 +256,33 @@ def test_one_setting_of_the_discriminators_leaves_the_others(config: Path) -> No
 def test_mistakes_in_settings_are_named(config: Path, override: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_settings(CodecSettings, config, [override])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dtype", "bf16"), ("flow_draws", 0)], ids=["dtype", "flow_draws"]
+)
+def test_losses_of_speech_that_cannot_be_are_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        build_settings(SpeechLosses, {name: value}, "a test")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["discriminators.optimizer.accumulate=2"], "takes no accumulate"),
+        (["discriminators.optimizer.average_decay=0.9"], "no average_decay"),
+        (["quantizer.acoustic_share=0.8", "quantizer.noise_share=0.3"], "add up to 1 at most"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(config: Path, overrides, named: str) -> None:
+    settings = load_settings(CodecSettings, config, overrides)
+    with pytest.raises(ConfigError, match=named):
+        check_together(settings, small.small_config().codec)
+
+
+def test_a_pattern_that_is_no_expression_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"lora\.pattern 'layers\.\(' is no regular expression"):
+        add_adapters({}, "layers.(", 1, jax.random.key(0))
 
 
 def test_a_configuration_that_is_none_is_named(tmp_path: Path) -> None:

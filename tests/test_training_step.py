@@ -16,7 +16,7 @@ from voxtral_jax.training.optimizer import (
     make_optimizer,
     with_critic,
 )
-from voxtral_jax.training.settings import GuardSettings, OptimizerSettings
+from voxtral_jax.training.settings import GuardSettings, OptimizerSettings, RunSettings
 from voxtral_jax.training.state import (
     Gradients,
     StepSettings,
@@ -27,6 +27,7 @@ from voxtral_jax.training.state import (
     new_state,
     split,
 )
+from voxtral_jax.training.task import Task
 
 GUARD = GuardSettings()
 PLAIN = OptimizerSettings(learning_rate=0.1, schedule="constant", clip_norm=1e9)
@@ -80,6 +81,23 @@ def test_harmful_steps_are_skipped_and_counted(bad: float) -> None:
     assert (int(after.step), int(after.guard.skipped), int(after.guard.streak)) == (9, 1, 0)
     undisturbed = steps([*calm, *calm], make_optimizer(PLAIN, 20), guard)[-1][0]
     np.testing.assert_allclose(after.params["a"]["w"], undisturbed.params["a"]["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("offset", [-1.0, -3.0])
+def test_losses_may_be_negative_or_zero(offset: float) -> None:
+    def lower(params, frozen, batch, key, step):
+        value, metrics = loss(params, frozen, batch, key, step)
+        return value + offset, metrics
+
+    guard = GuardSettings(spike=4.0, after_steps=3)
+    optimizer = make_optimizer(PLAIN, 20)
+    params = {"a": {"w": jnp.zeros(3), "scale": jnp.ones(())}}
+    state = new_state(params, lambda path: path[-1] == "w", optimizer, average=False)
+    step = jax.jit(make_step(gradients_of(lower), optimizer, StepSettings(0, guard, None)))
+    for batch, skipped in ((1.0, 0), (1.0, 0), (1.0, 0), (1.0, 0), (1.0, 0), (30.0, 1), (1.0, 1)):
+        state, _ = step(state, jnp.full(3, batch))
+        assert int(state.guard.skipped) == skipped
+    assert float(state.guard.typical) < 0
 
 
 def test_a_run_of_harmful_steps_ends_with_advice() -> None:
@@ -165,6 +183,49 @@ def test_schedules_warm_up_and_end_as_they_say(schedule, expected) -> None:
     rate = learning_rate(settings, 100)
     for step, value in expected.items():
         assert float(rate(step)) == pytest.approx(value, abs=1e-3), step
+
+
+def test_a_decay_that_the_warm_up_leaves_no_room_for_still_ends() -> None:
+    settings = OptimizerSettings(
+        learning_rate=1.0, schedule="wsd", warmup_steps=60, decay_share=0.8, final_share=0.1
+    )
+    rate = learning_rate(settings, 100)
+    assert float(rate(60)) == pytest.approx(1)
+    assert float(rate(80)) == pytest.approx(0.55)
+    assert float(rate(100)) == pytest.approx(0.1)
+
+
+def test_the_critics_schedule_counts_updates_as_the_models_does() -> None:
+    ours = OptimizerSettings(learning_rate=0.1, accumulate=2)
+    params = {"codec": {"v": jnp.ones(1)}, "critic": {"v": jnp.ones(1)}}
+    task = Task(
+        config=None,
+        init=lambda key: params,
+        start=lambda rules: {},
+        trained=lambda path: True,
+        loss=lambda keep: loss,
+        gradients=lambda keep: gradients_of(loss),
+        batch_size=1,
+        batches=lambda: None,
+        batches_per_pass=8,
+        example=lambda: None,
+        audio_seconds=lambda batch: 0.0,
+        critic=OptimizerSettings(learning_rate=0.1, schedule="cosine"),
+    )
+
+    class Settings:
+        """What the task asks for."""
+
+        optimizer = ours
+        run = RunSettings(out="")
+
+    optimizer = task.optimizer(Settings)
+    state = optimizer.init(params)
+    for _ in range(8):
+        updates, state = optimizer.update(params, state, params)
+        np.testing.assert_allclose(updates["critic"]["v"], updates["codec"]["v"])
+    # The fourth and last update is of a quarter's rate.
+    assert float(updates["critic"]["v"][0]) == pytest.approx(-0.1 * 0.1464, rel=1e-2)
 
 
 def test_only_matrices_decay_and_the_critic_has_its_own_optimizer() -> None:

@@ -37,14 +37,16 @@ def add_adapters(params: Params, pattern: str, rank: int, key: jax.Array) -> Par
         rank: width of the adapters.
 
     Raises:
-        ConfigError: the pattern fits nothing.
+        ConfigError: the pattern is no regular expression, or fits nothing.
     """
+    try:
+        wanted = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"lora.pattern {pattern!r} is no regular expression: {error}") from None
     flat = dict(leaves(params))
     found = [path for path in flat if path[-1] == "weight" and flat[path].value.ndim == 2]
     found = [
-        path
-        for path in found
-        if "embeddings" not in path and re.search(pattern, checkpoint_key(path))
+        path for path in found if "embeddings" not in path and wanted.search(checkpoint_key(path))
     ]
     if not found:
         raise ConfigError(f"lora.pattern {pattern!r} fits no linear map of the model")

@@ -6,20 +6,21 @@ import datetime
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from voxtral_jax.errors import ConfigError
+from voxtral_jax.errors import ConfigError, DataError
 from voxtral_jax.evaluation.figures import make_rows, summarize
-from voxtral_jax.evaluation.judges import JUDGES
+from voxtral_jax.evaluation.judges import JUDGES, Judge
+from voxtral_jax.evaluation.judges.recognition import Whisper
 from voxtral_jax.evaluation.listening import listen, make_judges
 from voxtral_jax.evaluation.page import page
 from voxtral_jax.evaluation.report import markdown
-from voxtral_jax.evaluation.sets import read_set
+from voxtral_jax.evaluation.sets import Sentence, read_set
 from voxtral_jax.evaluation.speaking import BATCH, SPEED, make_clips, measure_speed
 from voxtral_jax.evaluation.takes import (
     CLONE,
@@ -108,11 +109,12 @@ def evaluate(
         What is in `results.json`.
 
     Raises:
-        DataError: the set cannot be read.
+        DataError: the set cannot be read, or Whisper does not know one of its languages.
         ConfigError: a judge is missing, or `out` holds the speech of other settings.
     """
     sentences = read_set(plan.test_set, plan.language)
     judges, missing = make_judges(plan.judges, plan.threads)
+    _check_languages(plan.test_set, sentences, judges)
     if set(judges) & set(RECOGNISERS):
         for language in {sentence.language for sentence in sentences}:
             compare("1 a", "1 a", language)  # what a language needs is missed now, not at the end
@@ -163,6 +165,20 @@ def evaluate(
     _write(plan.out / "results.md", markdown(results))
     _write(plan.out / "index.html", page(results, rows, plan.out, plan.samples))
     return results
+
+
+def _check_languages(
+    file: Path, sentences: Sequence[Sentence], judges: Mapping[str, Judge]
+) -> None:
+    """Raises DataError for a language that Whisper cannot be told: now, not after the speaking."""
+    whisper = judges.get("whisper")
+    known = whisper.languages if isinstance(whisper, Whisper) else None
+    for sentence in sentences:
+        if known is not None and sentence.language not in known:
+            raise DataError(
+                f"{file}: {sentence.key} is in {sentence.language!r}, which the judge whisper does "
+                'not know: name languages by codes such as "en", or choose --judges without it'
+            )
 
 
 def _possible(model: Model, conditions: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -222,6 +238,9 @@ def _claim(plan: Plan, model: Model) -> None:
         "language": plan.language,
         "seed": plan.seed,
         "options": plan.options,
+        # Long texts are named by neither.
+        "lengths": list(plan.lengths),
+        "long_texts": plan.long_texts,
     }
     file = plan.out / SETTINGS
     try:

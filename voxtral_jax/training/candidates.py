@@ -119,7 +119,7 @@ def _speak(model: Model, batch: list[Prompt], sampling: Sampling) -> list[list[S
         [prompt.text for prompt in batch for _ in range(count)],
         voice=[voice for voice in voices for _ in range(count)],
         language=[prompt.language or None for prompt in batch for _ in range(count)],
-        seed=[sampling.seed + i for _ in batch for i in range(count)],
+        seed=[(sampling.seed + i) % 2**32 for _ in batch for i in range(count)],
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         guidance=sampling.guidance,

@@ -22,7 +22,7 @@ from voxtral_jax.parameters import Params
 from voxtral_jax.training import losses
 from voxtral_jax.training.cycles import cycle_loss
 from voxtral_jax.training.data.batches import CropBatch
-from voxtral_jax.training.discriminator import judge_both
+from voxtral_jax.training.discriminator import judge_both, valid_frames
 from voxtral_jax.training.encoding import Encoded, encode_batch, encoder_losses
 from voxtral_jax.training.quantization import (
     Codebook,
@@ -68,13 +68,14 @@ def _with_codebook(codebook: Codebook) -> Params:
 def rebuild(
     training: CodecTraining, weights: Params, batch: CropBatch, key: jax.Array, keep: str
 ) -> Rebuilt:
-    """Encodes, quantises in drawn modes, decodes. Arguments are those of `encode_batch`."""
+    """Encodes, quantises in drawn modes, decodes; `weights` are trained and frozen."""
     c = training.config
     rows, count = batch.samples.shape
-    encoded = encode_batch(training, weights, batch, key, keep)
+    for_exact, for_modes = jax.random.split(key)
+    encoded = encode_batch(training, weights, batch, for_exact, keep)
     table = codebook_of(weights).table
     quantized = quantize_for_training(
-        encoded.heard, encoded.codes, table, c, training.quantizer, key
+        encoded.heard, encoded.codes, table, c, training.quantizer, for_modes
     )
     stream = open_stream(decoder_places(c), rows)
     module, params = Codec(c, remat=keep), weights["codec"]
@@ -128,17 +129,21 @@ def direct_losses(
 
 
 def critic_losses(
-    training: CodecTraining, critic: Params, real: Array, fake: Array
+    training: CodecTraining, critic: Params, real: Array, fake: Array, samples: Array
 ) -> tuple[tuple[Array, Array], dict[str, Array]]:
-    """What the generator owes to the discriminators (weighed), their own loss; and each alone."""
+    """What the generator owes to the discriminators (weighed), their own loss; and each alone.
+
+    `real`, `fake` and `samples` are those of `Rebuilt`.
+    """
     assert training.discriminators is not None
     ours, theirs = judge_both(training.discriminators, critic, real, fake)
-    weights, hinge = training.losses, losses.hinge(ours, theirs)
-    matching = losses.feature_matching(ours, theirs)
+    frames = valid_frames(training.discriminators.windows, samples)
+    weights, hinge = training.losses, losses.hinge(ours, theirs, frames)
+    matching = losses.feature_matching(ours, theirs, frames)
     each = {"feature_matching": matching, "hinge": hinge}
     owed = weights.feature_matching * matching
     if weights.adversarial > 0:
-        each["adversarial"] = losses.adversarial(theirs)
+        each["adversarial"] = losses.adversarial(theirs, frames)
         owed += weights.adversarial * each["adversarial"]
     return (owed, hinge), each
 
@@ -154,16 +159,16 @@ def codec_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """The generator's whole loss, for accounts of memory and for tests of `codec_gradients`."""
     whole = join(params, frozen)
-    rebuilt = rebuild(training, whole, batch, _for_modes(key), keep)
+    rebuilt = rebuild(training, whole, batch, _for_rebuilding(key), keep)
     total, metrics = direct_losses(training, whole.get("heads", {}), batch, rebuilt, step)
     if training.discriminators is None:
         return total, metrics
     critic = jax.lax.stop_gradient(params["critic"])
-    (owed, _), _ = critic_losses(training, critic, rebuilt.real, rebuilt.fake)
+    (owed, _), _ = critic_losses(training, critic, rebuilt.real, rebuilt.fake, rebuilt.samples)
     return total + owed, metrics
 
 
-def _for_modes(key: jax.Array) -> jax.Array:
+def _for_rebuilding(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, 0)
 
 
@@ -185,7 +190,7 @@ def codec_gradients(
 
     def make(generator: Params) -> tuple[tuple[Array, Array], tuple[Rebuilt, dict[str, Array]]]:
         whole = join(generator, frozen)
-        rebuilt = rebuild(training, whole, batch, _for_modes(key), keep)
+        rebuilt = rebuild(training, whole, batch, _for_rebuilding(key), keep)
         total, metrics = direct_losses(training, whole.get("heads", {}), batch, rebuilt, step)
         return (rebuilt.fake, total), (rebuilt, metrics)
 
@@ -194,7 +199,7 @@ def codec_gradients(
         (found,) = pull((jnp.zeros_like(fake), jnp.ones_like(total)))
         loss = total
     else:
-        judge = partial(critic_losses, training, real=rebuilt.real)
+        judge = partial(critic_losses, training, real=rebuilt.real, samples=rebuilt.samples)
         (owed, hinge), pull_critic, each = jax.vjp(
             lambda critic, fake: judge(critic, fake=fake), params["critic"], fake, has_aux=True
         )
@@ -204,7 +209,7 @@ def codec_gradients(
         found = found | {"critic": for_critic}
         loss = total + owed
         metrics = metrics | each
-    if training.anchored or training.part == "decoder":
+    if training.keeps_codes:
         return Gradients(found, frozen, loss, metrics)
     codebook, usage = update_codebook(
         codebook_of(frozen),

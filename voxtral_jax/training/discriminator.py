@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from voxtral_jax.nn.module import apply
-from voxtral_jax.training.spectrum import compressed, stft
+from voxtral_jax.training.spectrum import OVERLAP, compressed, stft
 
 WINDOWS = (2296, 1418, 876, 542, 334, 206, 126, 76)
 """FFT sizes in samples (published)."""
@@ -22,6 +23,8 @@ LEAK = 0.2
 
 Judgement: TypeAlias = tuple[list[Array], Array]
 """Features of each layer, and scores `[B, frames, bins]`, or `[B, frames]`."""
+Frames: TypeAlias = list[Float[Array, "B frames"]]
+"""Of each discriminator, 1 for the frames that count."""
 Kind: TypeAlias = Literal["bins", "frames"]
 """What is judged: each bin (as published), or each frame as a whole, at a tenth of the cost on a
 CPU."""
@@ -84,6 +87,16 @@ class Discriminators(nn.Module):
     def __call__(self, x: Float[Array, "B S"]) -> list[Judgement]:
         judge = SpectrumDiscriminator if self.kind == "bins" else FrameDiscriminator
         return [judge(window, self.channels, name=f"window_{window}")(x) for window in self.windows]
+
+
+def valid_frames(windows: Sequence[int], samples: Float[Array, "B S"]) -> Frames:
+    """Frames whose centre is a valid sample, for each FFT size.
+
+    Args:
+        windows: FFT sizes.
+        samples: 1 where valid.
+    """
+    return [samples[:, :: window // OVERLAP] for window in windows]
 
 
 def judge_both(

@@ -51,7 +51,13 @@ class Encoded:
 def encode_batch(
     training: CodecTraining, weights: Params, batch: CropBatch, key: jax.Array, keep: str
 ) -> Encoded:
-    """Encodes, and compares with what the encoder is taught; `weights` are trained and frozen."""
+    """Encodes, and compares with what the encoder is taught.
+
+    Args:
+        weights: trained and frozen.
+        key: of the rows whose acoustic latents are exact, and of nothing else.
+        keep: a key of `voxtral_jax.nn.module.REMAT`.
+    """
     c = training.config
     module = Codec(c, remat=keep)
     rows = len(batch.samples)
@@ -81,7 +87,7 @@ def encode_batch(
             # What the decoder would have them say would only disturb what they are taught.
             pitch = jax.lax.stop_gradient(acoustic[..., -LATENTS:])
             acoustic = acoustic.at[..., -LATENTS:].set(pitch)
-        taught = jax.random.uniform(jax.random.fold_in(key, 1), (rows, 1, 1))
+        taught = jax.random.uniform(key, (rows, 1, 1))
         acoustic = jnp.where(taught < training.envelope.exact_share, jnp.arctanh(exact), acoustic)
         heard = jnp.concatenate([semantic, acoustic], axis=-1)
     table = codebook_of(weights).table

@@ -12,6 +12,7 @@ import jax
 import optax
 
 from voxtral_jax.errors import TrainingError
+from voxtral_jax.parameters import leaves
 from voxtral_jax.sharding import Rules
 from voxtral_jax.training.checkpoints import Checkpoints, note_run, taken
 from voxtral_jax.training.costs import peak_rate, step_operations
@@ -25,6 +26,7 @@ from voxtral_jax.training.task import (
     abstract_batch,
     abstract_state,
     first_state,
+    first_weights,
     make_rules,
     place_batch,
 )
@@ -121,9 +123,9 @@ def _open_state(
     again, _ = split(abstract.frozen, task.restarted)
     if not again:
         return restored
-    fresh = first_state(task, settings, optimizer, rules, abstract)
-    again, _ = split(fresh.frozen, task.restarted)
-    return dataclasses.replace(restored, frozen=join(restored.frozen, again))
+    # Not a whole first state: a second one may not fit beside the first.
+    fresh = first_weights(task, settings, dict(leaves(again)), task.start(rules))
+    return dataclasses.replace(restored, frozen=join(restored.frozen, fresh))
 
 
 class _Meter:

@@ -1,8 +1,8 @@
 """Every loss of the published recipe, as pure functions; the stages weigh and add them.
 
 Axis letters: B rows, S samples, T codec frames, N text tokens, A acoustic codes, V audio tokens.
-Weights (`weights`, `mask`) say how much of each element counts; what they leave out changes
-nothing, and a batch in which nothing counts has a loss of 0.
+Weights (`weights`, `mask`, `frames`) say how much of each element counts; what they leave out
+changes nothing, and a batch in which nothing counts has a loss of 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
-from voxtral_jax.training.discriminator import Judgement
+from voxtral_jax.training.discriminator import Frames, Judgement
 from voxtral_jax.training.spectrum import compressed, log_mel, magnitudes
 
 
@@ -91,28 +91,58 @@ def compressed_l1(
     return _spectral_l1(compressed, real, fake, sizes, share)
 
 
-def feature_matching(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, ""]:
-    """Mean absolute difference of features, averaged over layers and discriminators."""
+def _judged_mean(values: Array, frames: Float[Array, "B frames"] | None) -> Array:
+    """Mean of values `[B, frames, ...]` over the frames that count, all of them if None."""
+    if frames is None:
+        return jnp.mean(values)
+    return weighted_mean(jnp.mean(values, axis=range(2, values.ndim)), frames)
+
+
+def feature_matching(
+    real: Sequence[Judgement], fake: Sequence[Judgement], frames: Frames | None = None
+) -> Float[Array, ""]:
+    """Mean absolute difference of features, averaged over layers and discriminators.
+
+    Args:
+        real, fake: of each discriminator.
+        frames: of each discriminator, which of its frames count; None is all.
+    """
     distances = [
-        jnp.mean(jnp.abs(a - b))
-        for (ours, _), (theirs, _) in zip(real, fake, strict=True)
+        _judged_mean(jnp.abs(a - b), count)
+        for (ours, _), (theirs, _), count in zip(real, fake, _each(frames, real), strict=True)
         for a, b in zip(ours, theirs, strict=True)
     ]
     return jnp.mean(jnp.stack(distances))
 
 
-def hinge(real: Sequence[Judgement], fake: Sequence[Judgement]) -> Float[Array, ""]:
-    """Discriminators' loss: scores of real audio should exceed 1, of ours fall below -1."""
+def hinge(
+    real: Sequence[Judgement], fake: Sequence[Judgement], frames: Frames | None = None
+) -> Float[Array, ""]:
+    """Discriminators' loss: scores of real audio should exceed 1, of ours fall below -1.
+
+    Arguments are those of `feature_matching`.
+    """
     terms = [
-        jnp.mean(jax.nn.relu(1 - a)) + jnp.mean(jax.nn.relu(1 + b))
-        for (_, a), (_, b) in zip(real, fake, strict=True)
+        _judged_mean(jax.nn.relu(1 - a) + jax.nn.relu(1 + b), count)
+        for (_, a), (_, b), count in zip(real, fake, _each(frames, real), strict=True)
     ]
     return jnp.mean(jnp.stack(terms))
 
 
-def adversarial(fake: Sequence[Judgement]) -> Float[Array, ""]:
-    """Generator's loss: minus the scores of what it made, averaged over discriminators."""
-    return -jnp.mean(jnp.stack([jnp.mean(scores) for _, scores in fake]))
+def adversarial(fake: Sequence[Judgement], frames: Frames | None = None) -> Float[Array, ""]:
+    """Generator's loss: minus the scores of what it made, averaged over discriminators.
+
+    Arguments are those of `feature_matching`.
+    """
+    counts = _each(frames, fake)
+    means = [_judged_mean(scores, count) for (_, scores), count in zip(fake, counts, strict=True)]
+    return -jnp.mean(jnp.stack(means))
+
+
+def _each(
+    frames: Frames | None, judged: Sequence[Judgement]
+) -> Sequence[Float[Array, "B frames"] | None]:
+    return [None] * len(judged) if frames is None else frames
 
 
 def commitment(

@@ -25,8 +25,9 @@ def learning_rate(settings: OptimizerSettings, steps: int) -> optax.Schedule:
     elif settings.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, rest, settings.final_share)
     else:
-        decay = max(1, round(updates * settings.decay_share))
-        after = optax.linear_schedule(peak, last, decay, transition_begin=max(0, rest - decay))
+        # No longer than what the warm-up leaves, so that it ends where it should.
+        decay = min(rest, max(1, round(updates * settings.decay_share)))
+        after = optax.linear_schedule(peak, last, decay, transition_begin=rest - decay)
     # From peak / warmup rather than from 0: the first update moves as well.
     return optax.join_schedules(
         [optax.linear_schedule(peak / max(1, warmup), peak, max(1, warmup - 1)), after], [warmup]

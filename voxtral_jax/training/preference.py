@@ -17,6 +17,7 @@ from voxtral_jax.config import VoxtralConfig
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import SpeechBatch
+from voxtral_jax.training.settings import Dtype
 from voxtral_jax.training.speech import (
     FlowDraw,
     PlaceLosses,
@@ -45,7 +46,7 @@ class PreferenceLosses:
     pretraining: float = 1.0
     flow: float = 1.0
     latent_weights: tuple[float, ...] = ()
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
 
 
 @struct.dataclass

@@ -13,6 +13,7 @@ from voxtral_jax.codec.quantizer import codebook_table
 from voxtral_jax.config import CodecConfig
 from voxtral_jax.kernels.fsq import quantize
 from voxtral_jax.parameters import Params
+from voxtral_jax.training.settings import Count, Share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,12 +33,12 @@ class QuantizerSettings:
             knows these codes need not learn new ones. Not published.
     """
 
-    semantic_share: float = 0.5
-    acoustic_share: float = 0.5
-    noise_share: float = 0.25
-    decay: float = 0.99
+    semantic_share: Share = 0.5
+    acoustic_share: Share = 0.5
+    noise_share: Share = 0.25
+    decay: Share = 0.99
     least_usage: float = 0.1
-    restart_every: int = 20
+    restart_every: Count = 20
     anchored: bool = False
 
 

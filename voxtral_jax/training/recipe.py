@@ -17,6 +17,7 @@ from voxtral_jax.training.distillation import Distillation
 from voxtral_jax.training.envelope import EnvelopeSettings, init_early, no_components
 from voxtral_jax.training.filterbank import as_filterbank
 from voxtral_jax.training.quantization import QuantizerSettings
+from voxtral_jax.training.settings import Windows
 from voxtral_jax.training.state import Path
 
 
@@ -49,7 +50,7 @@ class CodecLosses:
     phase: float = 0.0
     cycles: float = 0.0
     mel: float = 0.0
-    stft_windows: tuple[int, ...] = WINDOWS
+    stft_windows: Windows = WINDOWS
 
 
 Part = Literal["whole", "encoder", "decoder"]
@@ -86,6 +87,11 @@ class CodecTraining:
     def anchored(self) -> bool:
         """Whether semantic codes are those of the codec that the run starts from."""
         return self.quantizer.anchored or self.part == "encoder"
+
+    @property
+    def keeps_codes(self) -> bool:
+        """Whether encoder and codebook must be there when the run starts: codes stay theirs."""
+        return self.anchored or self.part == "decoder"
 
     @property
     def teaches_early(self) -> bool:

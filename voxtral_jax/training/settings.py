@@ -24,6 +24,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Dtype = Literal["bfloat16", "float32"]
+Windows = Annotated[tuple[Annotated[int, Field(ge=4)], ...], Field(min_length=1)]
+"""FFT sizes in samples, whose frames are a quarter of that apart: a sample at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ class GuardSettings:
     """Steps that would do harm are skipped and counted.
 
     A step is skipped if its loss or gradients are not finite, or (after `after_steps`) if its loss
-    exceeds `spike` times its running mean.
+    exceeds `spike` times its running mean, or is above a negative one by as much as that would be.
 
     Attributes:
         most_skipped: the run stops after so many in a row.

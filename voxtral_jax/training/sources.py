@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -93,6 +93,30 @@ def silent_layers(config: VoxtralConfig, found: Mapping[Path, Any]) -> dict[Path
         and layer not in layers
         and path[len(layer) :] in OUTPUTS
     }
+
+
+def check_codec(
+    source: str, config: VoxtralConfig, parts: Collection[str], found: Mapping[Path, Any]
+) -> None:
+    """Raises CheckpointError unless `found` has all weights of these parts of the codec.
+
+    Layers that `silent_layers` begins may be random: they add nothing.
+    """
+    silent = {_layer(path) for path in silent_layers(config, found)}
+    missing = [
+        path
+        for path, _ in leaves(abstract_params(config))
+        if path[0] == "codec"
+        and path[1] in parts
+        and path not in found
+        and _layer(path) not in silent
+    ]
+    if missing:
+        raise CheckpointError(
+            f"{source} has no weights of the codec's encoder and quantizer for "
+            f"{'.'.join(missing[0])} and {len(missing) - 1} others, and this run keeps the codes "
+            "that they make: start from a run of train.py codec, or a model with all of them"
+        )
 
 
 def _layer(path: Path) -> Path:

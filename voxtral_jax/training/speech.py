@@ -24,6 +24,7 @@ from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params
 from voxtral_jax.training import losses
 from voxtral_jax.training.data.batches import SpeechBatch
+from voxtral_jax.training.settings import Count, Dtype
 from voxtral_jax.training.state import Path, join
 
 CONSTANTS = ("inv_freq",)
@@ -55,12 +56,12 @@ class SpeechLosses:
     flow: float = 1.0
     attention: float = 0.0
     guided: tuple[int, ...] = ()
-    flow_draws: int = 1
+    flow_draws: Count = 1
     latent_weights: tuple[float, ...] = ()
     condition_dropout: float = 0.1
     frame_dropout: float = 0.0
     freeze_text: bool = False
-    dtype: str = "bfloat16"
+    dtype: Dtype = "bfloat16"
 
 
 def check_latent_weights(weights: Sequence[float], config: VoxtralConfig) -> None:
@@ -114,6 +115,17 @@ def blank_frames(key: jax.Array, batch: SpeechBatch, share: float) -> SpeechBatc
     blank = jax.random.bernoulli(key, share, batch.audio.shape) & batch.audio
     tokens = jnp.where(blank[..., None], EMPTY_AUDIO, batch.tokens)
     return dataclasses.replace(batch, tokens=tokens)
+
+
+def draw_all(
+    key: jax.Array, batch: SpeechBatch, settings: SpeechLosses
+) -> tuple[FlowDraw, SpeechBatch]:
+    """All that chance decides in a step: what `draw_flow` draws, and which frames are blank."""
+    for_flow, for_blanks = jax.random.split(key)
+    draw = draw_flow(for_flow, batch, settings.condition_dropout, settings.flow_draws)
+    if settings.frame_dropout > 0:
+        batch = blank_frames(for_blanks, batch, settings.frame_dropout)
+    return draw, batch
 
 
 @struct.dataclass
@@ -214,9 +226,7 @@ def speech_loss(
 ) -> tuple[Array, dict[str, Array]]:
     """Cross-entropy of the semantic code plus conditional flow matching, over target frames."""
     weights = compute_copy(join(params, frozen), settings.dtype)
-    draw = draw_flow(key, batch, settings.condition_dropout, settings.flow_draws)
-    if settings.frame_dropout > 0:
-        batch = blank_frames(jax.random.fold_in(key, 1), batch, settings.frame_dropout)
+    draw, batch = draw_all(key, batch, settings)
     guided = settings.guided if settings.attention > 0 else ()
     found = place_losses(weights, config, batch, draw, keep, guided, settings.latent_weights)
     semantic = losses.weighted_mean(found.semantic, batch.semantic_weights)

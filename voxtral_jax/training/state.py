@@ -19,6 +19,8 @@ from voxtral_jax.training.settings import GuardSettings
 
 GUARD_DECAY = 0.98
 """Of the running mean of the loss that spikes are measured against."""
+LEAST_TYPICAL = 1e-3
+"""What the mean's magnitude counts as at least: losses that hold scores may cross 0."""
 
 Path: TypeAlias = tuple[str, ...]
 
@@ -206,7 +208,8 @@ def _watch(
 ) -> tuple[Guard, Array]:
     old = state.guard
     seen = state.step - old.skipped
-    spike = (seen >= settings.after_steps) & (loss > settings.spike * old.typical)
+    size = jnp.maximum(jnp.abs(old.typical), LEAST_TYPICAL)
+    spike = (seen >= settings.after_steps) & (loss - old.typical > (settings.spike - 1) * size)
     good = jnp.isfinite(loss) & jnp.isfinite(norm) & ~spike
     # A plain mean at first, so that the first loss does not linger.
     keep = jnp.minimum(GUARD_DECAY, seen / (seen + 1))

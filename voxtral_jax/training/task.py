@@ -110,7 +110,9 @@ class Task:
         steps, own = self.steps(settings), settings.optimizer
         optimizer = make_optimizer(own, steps)
         if self.critic is not None:
-            critic = make_optimizer(self.critic, steps)
+            # Both are updated in the same steps.
+            alike = dataclasses.replace(self.critic, accumulate=own.accumulate)
+            critic = make_optimizer(alike, steps)
             ours, _ = split(jax.eval_shape(lambda: self.init(jax.random.key(0))), self.trained)
             optimizer = with_critic(optimizer, critic, nn.meta.unbox(ours))
         return accumulated(optimizer, own.accumulate)
@@ -185,15 +187,38 @@ def first_state(
     abstract: TrainState,
 ) -> TrainState:
     """The state before the first step, every weight made or loaded where it belongs."""
-    key = jax.random.fold_in(jax.random.key(settings.run.seed), 2**31 - 1)
     places = dict(leaves(abstract.params)) | dict(leaves(abstract.frozen))
     loaded = task.start(rules)
     if unknown := loaded.keys() - places.keys():
         names = ", ".join(sorted(".".join(path) for path in unknown)[:NAMED_WEIGHTS])
         raise ConfigError(f"what the run starts from has weights that the model lacks: {names}")
+    average = settings.optimizer.average_decay is not None
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    build = jax.jit(
+        lambda params: new_state(params, task.trained, optimizer, average=average),
+        out_shardings=shardings,
+        donate_argnums=0,
+    )
+    return build(first_weights(task, settings, places, loaded))
+
+
+def first_weights(
+    task: Task,
+    settings: StageSettings,
+    places: Mapping[Path, jax.ShapeDtypeStruct],
+    loaded: Mapping[Path, jax.Array],
+) -> Params:
+    """The weights of these places before the first step.
+
+    Args:
+        places: shapes with shardings, by path.
+        loaded: what the task starts from; the others are random.
+    """
+    key = jax.random.fold_in(jax.random.key(settings.run.seed), 2**31 - 1)
     flat = {
-        path: jax.device_put(leaf.astype(places[path].dtype), places[path].sharding)
-        for path, leaf in loaded.items()
+        path: jax.device_put(loaded[path].astype(leaf.dtype), leaf.sharding)
+        for path, leaf in places.items()
+        if path in loaded
     }
     missing = {path: leaf.sharding for path, leaf in places.items() if path not in flat}
 
@@ -202,11 +227,4 @@ def first_state(
         return {path: every[path] for path in missing}
 
     flat |= jax.jit(make, out_shardings=missing)(key) if missing else {}
-    average = settings.optimizer.average_decay is not None
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    build = jax.jit(
-        lambda params: new_state(params, task.trained, optimizer, average=average),
-        out_shardings=shardings,
-        donate_argnums=0,
-    )
-    return build(unflatten(flat))
+    return unflatten(flat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,13 @@ class Estoi:
         return clip.kind == CODEC
 
     def hear(self, sound: Sound) -> dict[str, Any]:
-        """`estoi`, up to 1."""
+        """`estoi`, up to 1; null where there is too little speech."""
         pair = [resample(x, sound.rate, RATE) for x in _pair(sound)]
-        return {"estoi": round(float(self._package.stoi(*pair, RATE, extended=True)), DIGITS)}
+        with warnings.catch_warnings():
+            # What it returns beside this warning is no figure; less than a frame is an error.
+            warnings.filterwarnings("error", "Not enough STFT frames", RuntimeWarning)
+            try:
+                value = float(self._package.stoi(*pair, RATE, extended=True))
+            except (RuntimeWarning, np.exceptions.AxisError):
+                return {"estoi": None}
+        return {"estoi": round(value, DIGITS)}

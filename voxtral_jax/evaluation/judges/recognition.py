@@ -53,6 +53,11 @@ class Whisper:
             str(whisper_directory()), device="cpu", compute_type="int8", cpu_threads=threads
         )
 
+    @property
+    def languages(self) -> frozenset[str]:
+        """Codes of those that it can be told to hear."""
+        return frozenset(self._model.supported_languages)
+
     def wants(self, clip: Clip) -> bool:
         """Everything that says a text."""
         return clip.kind != REFERENCE

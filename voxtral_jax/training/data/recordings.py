@@ -28,8 +28,8 @@ SKIPPED = 2**20
 
 
 def at_speed(utterance: Utterance, speed: float) -> Utterance:
-    """The utterance as it is when played at a speed: by another speaker, as long as that, and of a
-    pitch that is not known."""
+    """The utterance as it is when its recording is played at a speed: by another speaker, at the
+    times of that, and of a pitch that is not known."""
     if speed == 1.0:
         return utterance
     return replace(
@@ -37,6 +37,8 @@ def at_speed(utterance: Utterance, speed: float) -> Utterance:
         key=f"{utterance.key}@{speed:g}",
         speaker=f"{utterance.speaker}@{speed:g}",
         phoneme_ends=tuple(end / speed for end in utterance.phoneme_ends),
+        start=utterance.start / speed,
+        end=None if utterance.end is None else utterance.end / speed,
         pitch=(),
         seconds=utterance.seconds / speed,
     )

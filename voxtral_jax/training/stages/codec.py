@@ -14,7 +14,6 @@ import numpy as np
 
 from voxtral_jax.codec import encoder_names
 from voxtral_jax.config import CodecConfig
-from voxtral_jax.errors import CheckpointError
 from voxtral_jax.sharding import Rules
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
@@ -29,7 +28,12 @@ from voxtral_jax.training.envelope import find_components, read_components
 from voxtral_jax.training.filterbank import FIRST, filter_weights
 from voxtral_jax.training.recipe import FILTERS, CodecTraining
 from voxtral_jax.training.reconstruction import codec_validation
-from voxtral_jax.training.sources import silent_layers, source_config, source_weights
+from voxtral_jax.training.sources import (
+    check_codec,
+    silent_layers,
+    source_config,
+    source_weights,
+)
 from voxtral_jax.training.stages.codec_settings import (
     CodecSettings,
     check_together,
@@ -111,17 +115,14 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
 
     def start(rules: Rules) -> Mapping[Path, Any]:
         loaded: dict[Path, Any] = {}
+        encoder = encoder_names(codec)
         if settings.start is not None:
             loaded |= source_weights(settings.start, config, ["codec"], rules)
+            if training.keeps_codes:
+                check_codec(settings.start, config, {*encoder, "quantizer"}, loaded)
             loaded |= silent_layers(config, loaded)
         if training.anchored:
-            encoder = encoder_names(codec)
             anchor = {path: leaf for path, leaf in loaded.items() if path[1] in encoder}
-            if not anchor:
-                raise CheckpointError(
-                    f"{settings.start} has no weights of the codec's encoder, which "
-                    "this run keeps the codes of"
-                )
             loaded |= {("anchor", *path[1:]): leaf for path, leaf in anchor.items()}
         if settings.envelope.anew:
             loaded = {path: leaf for path, leaf in loaded.items() if path[:2] != ("codec", FIRST)}

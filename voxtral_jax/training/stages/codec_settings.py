@@ -24,6 +24,7 @@ from voxtral_jax.training.settings import (
     Positive,
     RunSettings,
     Share,
+    Windows,
 )
 
 
@@ -52,7 +53,11 @@ class CropSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CriticOptimizerSettings(OptimizerSettings):
-    """`OptimizerSettings`, whose defaults suit discriminators: naming one leaves the others."""
+    """`OptimizerSettings`, whose defaults suit discriminators: naming one leaves the others.
+
+    They are updated as often as the codec, and have no averages: `accumulate` and `average_decay`
+    stay as they are.
+    """
 
     learning_rate: Positive = 1e-4
     beta1: Share = 0.5
@@ -67,7 +72,7 @@ class DiscriminatorSettings:
 
     kind: Kind = "bins"
     channels: Count = 32
-    windows: tuple[Count, ...] = WINDOWS
+    windows: Windows = WINDOWS
     optimizer: CriticOptimizerSettings = CriticOptimizerSettings()
 
 
@@ -132,6 +137,18 @@ def check_together(settings: CodecSettings, codec: CodecConfig) -> None:
     ):
         if chosen and settings.start is None:
             raise ConfigError(f"{name} keeps the codes of `start`; name a model or a run")
+    critic = settings.discriminators.optimizer
+    if critic.accumulate != 1 or critic.average_decay is not None:
+        raise ConfigError(
+            "discriminators.optimizer takes no accumulate (that of [optimizer] holds for both) and "
+            "no average_decay; leave them out"
+        )
+    quantizer = settings.quantizer
+    if quantizer.acoustic_share + quantizer.noise_share > 1:
+        raise ConfigError(
+            f"quantizer.acoustic_share = {quantizer.acoustic_share} and noise_share = "
+            f"{quantizer.noise_share} are shares of the same samples: they add up to 1 at most"
+        )
     if settings.part == "encoder" and taught.weight == 0:
         raise ConfigError('part = "encoder" learns by envelope.weight, which is 0')
     if settings.losses.cycles > 0 and (taught.pitch == 0 or settings.part == "encoder"):

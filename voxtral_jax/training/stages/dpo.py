@@ -280,7 +280,7 @@ def _batches(rows: PairRows | None, settings: DpoSettings) -> grain.IterDataset[
     mine = my_rows(size, (jax.process_index(), jax.process_count()))
     batches = (
         grain.MapDataset.range(len(rows.pairs))
-        .shuffle(settings.run.seed)
+        .shuffle(settings.run.seed % 2**32)
         .repeat()
         .batch(size, drop_remainder=True, batch_fn=list)
         .map(lambda numbers: rows.batch([int(n) for n in numbers[mine]]))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path as FilePath
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from voxtral_jax.files import replacing
 from voxtral_jax.parameters import unflatten
 from voxtral_jax.presets import Preset, make_presets, read_presets, voices_with_codes
 from voxtral_jax.training.checkpoints import read_run
+from voxtral_jax.training.settings import Dtype
 from voxtral_jax.training.sources import is_run, source_config, source_weights
 from voxtral_jax.training.speaking import PARTS
 from voxtral_jax.training.state import Path
@@ -63,7 +64,7 @@ class ExportSettings:
     decoder_mean_with: str | None = None
     out: str
     tokenizer: str | None = None
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     adapter_only: bool = False
     voices: Mapping[str, str] = field(default_factory=dict)
     presets: str | None = None

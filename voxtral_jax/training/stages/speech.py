@@ -171,12 +171,13 @@ def speech_task(settings: SpeechSettings, *, read_data: bool = True) -> Task:
             validate = _validation(settings, config, tokenizer)
 
     def init(key: jax.Array) -> Params:
-        params = model_params(config, key)
+        for_model, for_adapters = jax.random.split(key)
+        params = model_params(config, for_model)
         if lora is None:
             return params
         # What is frozen needs no more bits than it was published with.
         frozen = jax.tree.map(lambda leaf: leaf.astype(settings.losses.dtype), params)
-        return add_adapters(frozen, lora.pattern, lora.rank, jax.random.fold_in(key, 1))
+        return add_adapters(frozen, lora.pattern, lora.rank, for_adapters)
 
     def trained(path: Path) -> bool:
         if lora is not None:

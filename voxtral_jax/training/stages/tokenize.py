@@ -123,7 +123,8 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     done = set.intersection(*map(done_keys, folders))
     speeds = settings.speeds
     every = [(one, speed) for one in manifest.utterances for speed in speeds]
-    mine = [one for one in every[index::count] if at_speed(*one).key not in done]
+    asked = every[index::count]
+    mine = [one for one in asked if at_speed(*one).key not in done]
     # Alike in length, batches have little padding.
     mine.sort(key=lambda one: at_speed(*one).seconds, reverse=True)
     failed: list[str] = []
@@ -146,9 +147,10 @@ def tokenize(settings: TokenizeSettings) -> list[str]:
     if failed:
         notes.append(f"{len(failed)} could not be read and are left out:")
         notes += [f"  {line}" for line in failed]
-    if len(failed) > settings.most_broken * max(1, len(mine)):
+    # Of all, not of what was left to do: a second call tries the broken ones again.
+    if len(failed) > settings.most_broken * len(asked):
         raise DataError(
-            f"{len(failed)} of {len(mine)} recordings could not be read, more than most_broken = "
+            f"{len(failed)} of {len(asked)} recordings could not be read, more than most_broken = "
             f"{settings.most_broken:.0%}: {'; '.join(failed[:3])}"
         )
     return notes
