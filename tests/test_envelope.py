@@ -19,7 +19,7 @@ from small import codec_table, random_weights, small_config, write_recordings
 from voxtral_jax import VoxtralConfig
 from voxtral_jax.checkpoint.weights import WEIGHTS_FILE, save_params
 from voxtral_jax.codec.model import Codec, encoder_places, open_stream
-from voxtral_jax.errors import CheckpointError, ConfigError
+from voxtral_jax.errors import CheckpointError, ConfigError, DataError
 from voxtral_jax.nn.module import apply
 from voxtral_jax.parameters import Params, init_params, leaves
 from voxtral_jax.training.codec import codec_gradients, codec_loss
@@ -356,6 +356,13 @@ def test_fixed_filters_replace_those_of_the_start_and_learn_nothing(tmp_path: Pa
     random = nn.meta.unbox(task.init(jax.random.key(0)))["codec"]["input_proj"]["conv"]
     for name, leaf in random.items():
         np.testing.assert_allclose(leaf, filter_weights(SMALL)[name], rtol=1e-6)
+
+
+def test_phonemes_of_which_no_times_are_known_teach_nothing(tmp_path: Path) -> None:
+    table, _ = encoder_table(tmp_path)
+    table |= {"part": "whole", "distillation": {"kind": "phonemes"}}
+    with pytest.raises(DataError, match=r"no utterance of .*manifest\.jsonl has 'phoneme_ends'"):
+        codec_task(build_settings(CodecSettings, table, "a test"))
 
 
 def test_a_transformer_that_begins_anew_leaves_the_anchor_as_it_was(tmp_path: Path) -> None:

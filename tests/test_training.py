@@ -366,6 +366,12 @@ def test_an_adapter_that_does_not_fit_is_refused(world: World, reference, tmp_pa
         load_model(reference, adapter=tmp_path / "nothing.safetensors")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_model(reference, adapter=world.params)
+    file, name = tmp_path / "adapter.safetensors", "layers.0.attention.wq"
+    for shapes in (((2, 64), (64,)), ((64,), (64, 2)), ((2, 64), (64, 3)), ((2, 63), (64, 2))):
+        pair = zip(("lora_a", "lora_b"), shapes, strict=True)
+        save_file({f"{name}.{leaf}": np.zeros(shape, np.float32) for leaf, shape in pair}, file)
+        with pytest.raises(CheckpointError, match=rf"{name} is .* which does not make the model's"):
+            load_model(reference, adapter=file)
 
 
 class LikesShort:

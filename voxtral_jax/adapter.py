@@ -104,10 +104,12 @@ def adapt(params: Params, adapters: dict[str, np.ndarray], source: str) -> Param
         a, b = (adapters.get(f"{name}.{leaf}") for leaf in LORA)
         if weight is None or a is None or b is None:
             raise CheckpointError(f"{source}: {name} is no adapter of a weight of the model")
-        if a.ndim != 2 or (b.shape[0], a.shape[1]) != flat[weight].shape or b.shape[1] != len(a):
+        shape = flat[weight].shape
+        fits = a.ndim == b.ndim == 2 and b.shape[1] == len(a)
+        if not fits or (b.shape[0], a.shape[1]) != shape:
             raise CheckpointError(
-                f"{source}: {name} adapts a weight of {[b.shape[0], a.shape[-1]]}, the model's is "
-                f"{list(flat[weight].shape)}"
+                f"{source}: {name} is {list(b.shape)} times {list(a.shape)}, which does not make "
+                f"the model's weight of {list(shape)}"
             )
         for leaf, value in zip(LORA, (a, b), strict=True):
             flat[(*weight[:-1], leaf)] = jnp.asarray(value)

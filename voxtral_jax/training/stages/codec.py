@@ -14,6 +14,7 @@ import numpy as np
 
 from voxtral_jax.codec import encoder_names
 from voxtral_jax.config import CodecConfig
+from voxtral_jax.errors import DataError
 from voxtral_jax.sharding import Rules
 from voxtral_jax.training.codec import codec_gradients, codec_loss
 from voxtral_jax.training.data.batches import CropBatch
@@ -67,6 +68,12 @@ def codec_task(settings: CodecSettings, *, read_data: bool = True) -> Task:
         if read_data
         else Manifest((), ())
     )
+    timed = any(one.phoneme_ends for one in manifest.utterances)
+    if distillation.kind == "phonemes" and read_data and not timed:
+        raise DataError(
+            f"no utterance of {data.manifest} has 'phoneme_ends', which distillation.kind = "
+            '"phonemes" teaches: choose another, such as "characters"'
+        )
     training = CodecTraining(
         config=codec,
         losses=settings.losses,
