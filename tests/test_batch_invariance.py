@@ -76,11 +76,14 @@ def test_its_shapes_do_not_depend_on_what_is_asked_for(steady: Model) -> None:
 def test_what_does_not_fit_its_shapes_is_refused(steady: Model) -> None:
     with pytest.raises(RequestError, match="4 slots, not 8"):
         Engine(steady, EngineSettings(slots=8))
+    with pytest.raises(RequestError, match="longest_prompt and longest_part as they are"):
+        Engine(steady, EngineSettings(slots=ROWS, longest_prompt=2048))
     voice = dataclasses.replace(
         steady.voice("de_male"),
         embedding=np.zeros((LONGEST_PROMPT + 1, steady.config.dim), np.float32),
     )
-    with pytest.raises(TextError, match="shorter reference"):
-        vx.synthesize(steady, TEXTS[0], voice=voice)
+    for speak in (vx.synthesize, vx.stream):
+        with pytest.raises(TextError, match="shorter reference"):
+            speak(steady, TEXTS[0], voice=voice)
     with pytest.raises(RequestError, match="batch_invariant"):
         load_model(steady.source, batch_invariant=0)

@@ -175,11 +175,12 @@ def stream(
         raise RequestError(f"chunk_frames must be from 1 to 1024, got {chunk_frames!r}")
     utterance = prepare(model, [text], voice, ref, seed, language, options)[0]
     size = max(chunk_frames, opening_frames(model.config.codec))
+    room = _room(model, utterance.lines, 1, size)
 
     def chunks() -> Iterator[Speech]:
         assembly = Assembly(model, utterance, options)
         first_audio = None
-        for chunk in _one_after_the_other(model, utterance.lines, options.sampler(model), size):
+        for chunk in _one_after_the_other(model, room, utterance.lines, options.sampler(model)):
             piece = assembly.push(chunk)
             if piece is None:
                 return
@@ -220,14 +221,14 @@ def _side_by_side(
 
 
 def _one_after_the_other(
-    model: Model, lines: Sequence[Line], sampler: Sampler, size: int
+    model: Model, room: Room, lines: Sequence[Line], sampler: Sampler
 ) -> Iterator[Chunk]:
-    """Speaks lines in their order, in chunks of `size` frames."""
-    scheduler = Scheduler[int](model, _room(model, lines, 1, size))
+    """Speaks lines in their order, in the longest chunks that there is room for."""
+    scheduler = Scheduler[int](model, room)
     for i, line in enumerate(lines):
         scheduler.admit([(i, line, sampler)])
         while scheduler.busy:
-            for _, chunk in scheduler.step(size):
+            for _, chunk in scheduler.step(room.chunk):
                 yield chunk
 
 
