@@ -8,14 +8,13 @@ Each is a key of `TABLES`; `voxtral_jax/tables.py` says where it stands.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import run_gpu
 
-from voxtral_jax.tables import filled, markdown_table
+from voxtral_jax.tables import fill, markdown_table
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
@@ -100,13 +99,5 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def main() -> None:
-    """Writes the README; says whether anything changed."""
-    before = README.read_text(encoding="utf-8")
-    after = filled(before, {name: table() for name, table in TABLES.items()})
-    README.write_text(after, encoding="utf-8")
-    print("changed" if after != before else "as it was", file=sys.stderr)
-
-
 if __name__ == "__main__":
-    main()
+    fill(README, TABLES)

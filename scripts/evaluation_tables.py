@@ -8,14 +8,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voxtral_jax.evaluation.figures import ALL, Figures
 from voxtral_jax.evaluation.report import title
-from voxtral_jax.tables import filled, markdown_table
+from voxtral_jax.tables import fill, markdown_table
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "evaluation.md"
@@ -185,13 +184,5 @@ TABLES: dict[str, Callable[[], list[str]]] = {
 }
 
 
-def main() -> None:
-    """Writes the document; says whether anything changed."""
-    before = DOCUMENT.read_text(encoding="utf-8")
-    after = filled(before, {name: table() for name, table in TABLES.items()})
-    DOCUMENT.write_text(after, encoding="utf-8")
-    print("changed" if after != before else "as it was", file=sys.stderr)
-
-
 if __name__ == "__main__":
-    main()
+    fill(DOCUMENT, TABLES)

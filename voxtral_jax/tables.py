@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -27,3 +29,11 @@ def filled(text: str, tables: Mapping[str, Sequence[str]]) -> str:
             raise KeyError(begin.strip())
         text = before + begin + "\n".join(lines).strip() + rest[rest.index(end) :]
     return text
+
+
+def fill(document: Path, tables: Mapping[str, Callable[[], list[str]]]) -> None:
+    """Writes a document's tables anew (see `filled`); says whether anything changed."""
+    before = document.read_text(encoding="utf-8")
+    after = filled(before, {name: table() for name, table in tables.items()})
+    document.write_text(after, encoding="utf-8")
+    print("changed" if after != before else "as it was", file=sys.stderr)
